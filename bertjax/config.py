@@ -1,0 +1,237 @@
+"""Every setting of a run, with its default: frozen dataclasses that check themselves when they are made.
+
+The defaults are BERT-base at 128 positions as in Devlin et al. 2019, appendix A.2. A file under configs/ says what differs,
+the command line overrides it (`--optimizer.peak_lr=3e-4`). A field made by `free` may change when a run is resumed;
+a change to any other would bend the curve and is refused.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any, Literal, TypeVar
+
+T = TypeVar("T")
+
+
+def free(default: T) -> T:
+    """Returns a dataclass field that may differ when a run is resumed: it does not change the curve."""
+    field: Any = dataclasses.field(default=default, metadata={"free": True})
+    return field
+
+
+def _check(holds: bool, message: str) -> None:
+    if not holds:
+        raise ValueError(message)
+
+
+def _check_share(**shares: float) -> None:
+    for name, value in shares.items():
+        _check(0.0 <= value <= 1.0, f"{name}={value} is not between 0 and 1")
+
+
+def _check_positive(**values: float) -> None:
+    for name, value in values.items():
+        _check(math.isfinite(value) and value > 0, f"{name}={value} is not greater than 0")
+
+
+def _check_not_negative(**values: float) -> None:
+    for name, value in values.items():
+        _check(math.isfinite(value) and value >= 0, f"{name}={value} is negative or not finite")
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """The encoder and its pretraining heads."""
+
+    vocab_size: int | None = None
+    """Entries of the vocabulary (V before padding); None takes the tokenizer's."""
+    width: int = 768
+    """Width of the hidden states (D)."""
+    layers: int = 12
+    """Number of blocks (L)."""
+    heads: int = 12
+    """Attention heads (H); must divide the width."""
+    mlp_width: int = 3072
+    """Width of the feed-forward layer (F)."""
+    max_positions: int = 512
+    """Learned position embeddings: the longest input in tokens."""
+    segments: int = 2
+    """Segment (token type) embeddings."""
+    gelu: Literal["exact", "tanh"] = "exact"
+    """Hugging Face's `gelu` is exact, Google's code uses the tanh approximation."""
+    dropout: float = 0.1
+    """On the embeddings and on both sublayers of every block."""
+    attention_dropout: float = 0.1
+    """On the attention weights."""
+    norm_epsilon: float = 1e-12
+    """Added to the variance in LayerNorm."""
+    init_std: float = 0.02
+    """Standard deviation of the truncated normal that weights start from."""
+    unroll_layers: bool = free(False)
+    """True compiles every block by itself: slower to compile, often faster to run, same result to rounding."""
+
+    def __post_init__(self) -> None:
+        _check_positive(
+            width=self.width,
+            layers=self.layers,
+            heads=self.heads,
+            mlp_width=self.mlp_width,
+            max_positions=self.max_positions,
+            segments=self.segments,
+            norm_epsilon=self.norm_epsilon,
+            init_std=self.init_std,
+        )
+        if self.vocab_size is not None:
+            _check_positive(vocab_size=self.vocab_size)
+        divisors = [h for h in range(1, self.width + 1) if self.width % h == 0]
+        nearest = min(divisors, key=lambda h: abs(h - self.heads))
+        _check(self.width % self.heads == 0, f"heads={self.heads} do not divide width={self.width}; use heads={nearest}")
+        _check_share(dropout=self.dropout, attention_dropout=self.attention_dropout)
+        _check(max(self.dropout, self.attention_dropout) < 1, "a dropout of 1 leaves nothing; use less")
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """What is read and how it is masked."""
+
+    path: str = ""
+    """A directory that `bertjax prepare` wrote, or `installed-docs` for the documentation of the installed libraries."""
+    seq_len: int = 128
+    """Positions of a row (S). Prepared rows may be shorter, not longer."""
+    max_predictions: int = 20
+    """Most masked positions of a pair (M), Google's max_predictions_per_seq."""
+    mask_rate: float = 0.15
+    """Share of a pair's tokens, the special ones counted, that is predicted."""
+    mask_token_share: float = 0.8
+    """Of the predicted positions, the share that reads [MASK]."""
+    random_token_share: float = 0.1
+    """Of the predicted positions, the share that reads a random id; the rest stays as it is."""
+    prefetch: int = free(4)
+    """Batches made ahead of the step."""
+    threads: int = free(2)
+    """Threads that make them."""
+
+    def __post_init__(self) -> None:
+        _check(self.seq_len >= 8, f"seq_len={self.seq_len} is too short; use at least 8")
+        _check_positive(max_predictions=self.max_predictions, prefetch=self.prefetch, threads=self.threads)
+        _check_share(
+            mask_rate=self.mask_rate,
+            mask_token_share=self.mask_token_share,
+            random_token_share=self.random_token_share,
+        )
+        shares = self.mask_token_share + self.random_token_share
+        _check(shares <= 1 + 1e-9, f"mask_token_share + random_token_share = {shares} is more than 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW with linear warm-up and linear decay to zero (Devlin et al. 2019, appendix A.2)."""
+
+    peak_lr: float = 1e-4
+    """Learning rate at the end of the warm-up."""
+    warmup_steps: int = 10_000
+    """Steps over which the learning rate rises from 0."""
+    weight_decay: float = 0.01
+    """Not applied to biases and LayerNorm."""
+    b1: float = 0.9
+    """Decay of the mean of the gradients."""
+    b2: float = 0.999
+    """Decay of the mean of their squares."""
+    epsilon: float = 1e-6
+    """Added to the root of the mean square."""
+    bias_correction: bool = True
+    """False reproduces google-research/bert, whose Adam does not correct the means for their start at 0."""
+    clip_norm: float = 1.0
+    """Gradients are scaled down to this global norm."""
+
+    def __post_init__(self) -> None:
+        _check_positive(peak_lr=self.peak_lr, epsilon=self.epsilon, clip_norm=self.clip_norm)
+        _check_not_negative(warmup_steps=self.warmup_steps, weight_decay=self.weight_decay)
+        _check_share(b1=self.b1, b2=self.b2)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """How long, how much at a time, and what is reported on the way."""
+
+    steps: int = 1_000_000
+    """Optimizer updates; the learning rate reaches 0 at the last one."""
+    batch_size: int = 256
+    """Rows of a step, over all devices (B)."""
+    seed: int = 0
+    """Everything random folds from it: initial weights, order of the rows, masks, dropout."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the matrix products. Weights, LayerNorm, softmax and losses are float32 in either case."""
+    eval_every: int = free(1000)
+    """Steps between evaluations on the held-out documents; also at the last step."""
+    eval_rows: int = free(4096)
+    """Most held-out rows an evaluation reads; the same ones, with the same masks, each time."""
+    log_every: int = free(1)
+    """Steps between lines of metrics.jsonl."""
+    tensorboard: bool = free(False)
+    """Also write TensorBoard events into the workdir (extra `tensorboard`)."""
+    wandb_project: str | None = free(None)
+    """Also log to this Weights & Biases project (extra `wandb`)."""
+
+    def __post_init__(self) -> None:
+        _check_positive(
+            steps=self.steps,
+            batch_size=self.batch_size,
+            eval_every=self.eval_every,
+            eval_rows=self.eval_rows,
+            log_every=self.log_every,
+        )
+        _check_not_negative(seed=self.seed)
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointConfig:
+    """When the state is saved and what is kept."""
+
+    save_every: int = free(1000)
+    """Steps between checkpoints; also at the last step and on SIGINT or SIGTERM."""
+    keep: int = free(2)
+    """Newest checkpoints that are kept, so that a damaged one has another before it."""
+    keep_every: int | None = free(None)
+    """Checkpoints at multiples of this many steps are kept for good."""
+
+    def __post_init__(self) -> None:
+        _check_positive(save_every=self.save_every, keep=self.keep)
+        if self.keep_every is not None:
+            _check_positive(keep_every=self.keep_every)
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """How many ways the devices are divided; one of the three may be -1: what is left."""
+
+    data: int = free(-1)
+    """Ways the batch is cut, the weights copied."""
+    fsdp: int = free(1)
+    """Ways the batch is cut and the weights with it."""
+    model: int = free(1)
+    """Ways heads, feed-forward and vocabulary are cut (tensor parallelism)."""
+
+    def __post_init__(self) -> None:
+        sizes = (self.data, self.fsdp, self.model)
+        _check(all(s == -1 or s > 0 for s in sizes), f"mesh (data, fsdp, model) = {sizes}: use sizes above 0, or -1")
+        _check(sizes.count(-1) <= 1, f"mesh (data, fsdp, model) = {sizes}: only one of them can be -1")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A pretraining run."""
+
+    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+    train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+    checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
+    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+
+    def __post_init__(self) -> None:
+        _check(
+            self.data.seq_len <= self.model.max_positions,
+            f"data.seq_len={self.data.seq_len} is more than model.max_positions={self.model.max_positions}",
+        )

@@ -1,0 +1,67 @@
+"""The mesh, and the one table that says how every tensor is cut over it.
+
+Axes: `data` cuts the batch; `fsdp` cuts the batch and, with it, the weights; `model` cuts heads, feed-forward and
+vocabulary. The axes are explicit: sharding is part of an array's type, so a wrong one is an error while tracing.
+
+The name of a spec is the tensor's role and its dimensions: B batch (rows), S position, D width, H heads, K head width,
+F feed-forward, V vocabulary, M predicted positions, N the three of query, key and value.
+"""
+
+from __future__ import annotations
+
+import math
+
+import jax
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
+
+from bertjax.config import MeshConfig
+from bertjax.errors import UserError
+
+AXES = ("data", "fsdp", "model")
+BATCH = ("data", "fsdp")
+
+# Weights. The embedding is cut over the vocabulary only: cut on the width, XLA replicates its gradient.
+QKV_NDHK, QKV_BIAS_NHK = P(None, "fsdp", "model", None), P(None, "model", None)
+OUT_HKD = P("model", None, "fsdp")
+UP_DF, UP_BIAS_F = P("fsdp", "model"), P("model")
+DOWN_FD = P("model", "fsdp")
+EMBED_VD, VOCAB_BIAS_V = P(("model", "fsdp"), None), P(("model", "fsdp"))
+REPLICATED = P()
+
+# Activations keep the batch on its axes.
+ACT_B = P(BATCH)
+ACT_BSF = P(BATCH, None, "model")
+ACT_NBSHK = P(None, BATCH, None, "model", None)
+LOGITS_BMV = P(BATCH, None, "model")
+
+
+def make_mesh(c: MeshConfig, devices: list[jax.Device] | None = None) -> jax.sharding.Mesh:
+    """Returns the (data, fsdp, model) mesh over `devices`, by default all there are.
+
+    Raises: UserError if the sizes do not multiply out to the number of devices.
+    """
+    devices = jax.devices() if devices is None else devices
+    sizes = [c.data, c.fsdp, c.model]
+    if -1 in sizes:
+        sizes[sizes.index(-1)] = max(1, len(devices) // -math.prod(sizes))
+    if math.prod(sizes) != len(devices):
+        raise UserError(
+            f"mesh (data, fsdp, model) = ({c.data}, {c.fsdp}, {c.model}) does not multiply out to the {len(devices)}"
+            " devices there are; -1 for one of them fills up"
+        )
+    return jax.make_mesh(tuple(sizes), AXES, (AxisType.Explicit,) * 3, devices=devices)
+
+
+def batch_shards(mesh: jax.sharding.Mesh) -> int:
+    """Returns how many ways the batch is cut."""
+    return math.prod(mesh.shape[axis] for axis in BATCH)
+
+
+def check_batch(batch_size: int, mesh: jax.sharding.Mesh, name: str = "train.batch_size") -> None:
+    """Raises UserError, naming the nearest sizes that would do, unless the batch divides over the mesh."""
+    shards = batch_shards(mesh)
+    if batch_size % shards:
+        below, above = batch_size // shards * shards, -(-batch_size // shards) * shards
+        remedy = f"{below} or {above}" if below else f"{above}"
+        raise UserError(f"{name}={batch_size} does not divide over {shards} data shards; use {remedy}")
