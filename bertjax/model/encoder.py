@@ -33,21 +33,28 @@ VOCAB_MULTIPLE = 128  # TPU lanes; also divides over every mesh whose (model, fs
 
 def padded_vocab_size(c: ModelConfig) -> int:
     """Returns the rows of the token embedding: the vocabulary and padding up to a multiple of 128."""
+    return -(-_vocab_size(c) // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
+
+
+def is_token(c: ModelConfig) -> jax.Array:
+    """Returns is_token_V, False on the padding of the vocabulary."""
+    return jnp.arange(padded_vocab_size(c)) < _vocab_size(c)
+
+
+def _vocab_size(c: ModelConfig) -> int:
     if c.vocab_size is None:
         raise ValueError("model.vocab_size is None; take it from the tokenizer before the model is made")
-    return -(-c.vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
+    return c.vocab_size
 
 
 class Embeddings(nnx.Module):
     """Sum of token, position and segment embeddings, normalized (Devlin et al. 2019, section 3, figure 2)."""
 
     def __init__(self, c: ModelConfig, *, rngs: nnx.Rngs):
-        token_VD = layers.initializer(c, EMBED_VD)(rngs.params(), (padded_vocab_size(c), c.width))
-        real_V = jnp.arange(padded_vocab_size(c)) < c.vocab_size
-        self.token = nnx.Param(jnp.where(real_V[:, None], token_VD, 0), out_sharding=EMBED_VD)
-        table = layers.initializer(c, REPLICATED)
-        self.position = nnx.Param(table(rngs.params(), (c.max_positions, c.width)), out_sharding=REPLICATED)
-        self.segment = nnx.Param(table(rngs.params(), (c.segments, c.width)), out_sharding=REPLICATED)
+        self.token = layers.Embed(c, padded_vocab_size(c), EMBED_VD, rngs=rngs)
+        self.token.embedding[...] = jnp.where(is_token(c)[:, None], self.token.embedding[...], 0)
+        self.position = layers.Embed(c, c.max_positions, REPLICATED, rngs=rngs)
+        self.segment = layers.Embed(c, c.segments, REPLICATED, rngs=rngs)
         self.norm = layers.LayerNorm(c, rngs=rngs)
         self.c = c
 
@@ -55,15 +62,13 @@ class Embeddings(nnx.Module):
         self, ids_BS: jax.Array, segments_BS: jax.Array, positions_BS: jax.Array, *, key: jax.Array | None
     ) -> jax.Array:
         """Returns x_BSD; NaN where an id or a position is beyond its table."""
-        token_BSD = self.token[...].at[ids_BS].get(out_sharding=ACT_B)
-        position_BSD = self.position[...].at[positions_BS].get(out_sharding=ACT_B)
-        x_BSD = token_BSD + position_BSD + self._segment(segments_BS)
+        x_BSD = self.token(ids_BS) + self.position(positions_BS) + self._segment(segments_BS)
         return layers.dropout(self.norm(x_BSD), self.c.dropout, key)
 
     def _segment(self, segments_BS: jax.Array) -> jax.Array:
         # A product and not a gather, whose gradient would add all tokens into two rows one by one. It is exact: every
         # sum has one term, and the highest precision keeps its digits.
-        segment_GD = self.segment[...]
+        segment_GD = self.segment.embedding[...]
         one_hot_BSG = jax.nn.one_hot(segments_BS, self.c.segments, dtype=segment_GD.dtype)
         return jnp.einsum("BSG,GD->BSD", one_hot_BSG, segment_GD, precision="highest")
 
@@ -139,4 +144,4 @@ class Encoder(nnx.Module):
 
         keys = None if blocks_key is None else jax.random.split(blocks_key, self.c.layers)
         last_BSD, hidden_LBSD = jax.lax.scan(body, x_BSD, (stacked, keys), unroll=self.c.unroll_layers)
-        return jnp.concatenate([x_BSD[None], hidden_LBSD]) if all_layers else last_BSD
+        return last_BSD if hidden_LBSD is None else jnp.concatenate([x_BSD[None], hidden_LBSD])

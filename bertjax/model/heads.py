@@ -8,7 +8,7 @@ from flax import nnx
 
 from bertjax.config import ModelConfig
 from bertjax.model import layers
-from bertjax.model.encoder import padded_vocab_size
+from bertjax.model.encoder import is_token, padded_vocab_size
 from bertjax.sharding import ACT_B, DENSE_DD, LOGITS_BMV, LOGITS_V, REPLICATED, VOCAB_BIAS_V
 
 
@@ -39,8 +39,7 @@ class MaskedLmHead(nnx.Module):
         """Returns logits_BMV; those of the padding of the vocabulary are so low that it has no probability."""
         x_BMD = self.norm(layers.gelu(self.dense(x_BMD, out_sharding=ACT_B), self.c))
         logits_BMV = jnp.einsum("BMD,VD->BMV", x_BMD.astype(token_VD.dtype), token_VD, out_sharding=LOGITS_BMV)
-        real_V = jnp.arange(padded_vocab_size(self.c)) < self.c.vocab_size
-        bias_V = jnp.where(real_V, self.bias[...], layers.LARGE_NEGATIVE).astype(logits_BMV.dtype)
+        bias_V = jnp.where(is_token(self.c), self.bias[...], layers.LARGE_NEGATIVE).astype(logits_BMV.dtype)
         return logits_BMV + jax.sharding.reshard(bias_V, LOGITS_V)[None, None]
 
 

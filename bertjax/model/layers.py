@@ -16,7 +16,7 @@ from flax import nnx
 from jax.sharding import PartitionSpec
 
 from bertjax.config import ModelConfig
-from bertjax.sharding import REPLICATED
+from bertjax.sharding import ACT_B, REPLICATED
 
 LARGE_NEGATIVE = -1e9
 """Takes all probability from a logit, and stays finite in bfloat16 and when a whole row has it."""
@@ -50,6 +50,18 @@ def in_kernel_dtype(
     """Returns (inputs, kernel, bias) in the dtype of the kernel, which the caller of the model chooses."""
     inputs, kernel, bias = arrays
     return inputs.astype(kernel.dtype), kernel, bias.astype(kernel.dtype)
+
+
+class Embed(nnx.Module):
+    """A table of vectors."""
+
+    def __init__(self, c: ModelConfig, rows: int, spec: PartitionSpec, *, rngs: nnx.Rngs):
+        table = initializer(c, spec)(rngs.params(), (rows, c.width))
+        self.embedding = nnx.Param(table, out_sharding=spec)
+
+    def __call__(self, ids_BS: jax.Array) -> jax.Array:
+        """Returns x_BSD; NaN where there is no such row."""
+        return self.embedding[...].at[ids_BS].get(out_sharding=ACT_B)
 
 
 class LayerNorm(nnx.LayerNorm):
@@ -92,6 +104,6 @@ def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
     return jnp.where(draws >= dropped, scaled, 0).astype(x.dtype)
 
 
-def split(key: jax.Array | None, number: int) -> jax.Array | list[None]:
+def split(key: jax.Array | None, number: int) -> list[jax.Array | None]:
     """Returns `number` keys, or as many None: no key, no dropout."""
-    return [None] * number if key is None else jax.random.split(key, number)
+    return [None] * number if key is None else list(jax.random.split(key, number))
