@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
+from google.protobuf.json_format import ParseError
 
 from bertjax.data.blocks import Split
 from bertjax.data.tokenizer import Tokenizer
@@ -93,7 +94,7 @@ def open_corpus(directory: str | Path) -> Corpus:
     try:
         records = {split: Records(directory, split, manifest) for split in manifest["splits"]}
         token_counts = np.load(directory / "token_counts.npy", allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ParseError) as error:
         raise UserError(f"{directory} is not complete ({error}); prepare the corpus again") from error
     return Corpus(records["train"], records["validation"], tokenizer, manifest, token_counts)
 

@@ -40,17 +40,6 @@ from bertjax.errors import UserError
 
 BLOCK_SIZE = 16_000_000  # bytes of text; about 200 MB of memory a worker
 VOCABULARY_TEXT = 200_000_000  # bytes of text that a vocabulary is learned from
-COUNTS = (
-    "documents",
-    "sentences",
-    "bytes",
-    "tokens",
-    "unknown_tokens",
-    "pairs",
-    "random_pairs",
-    "one_sentence_pairs",
-    "row_tokens",
-)  # of a split, in its manifest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -227,7 +216,7 @@ def _with_progress(shards: Iterable[Shard], total: int | None) -> Iterator[Shard
     start, said = time.monotonic(), 0.0
     counts: Counter[str] = Counter()
     for shard in shards:
-        counts += shard.counts
+        counts.update(shard.counts)
         seconds = time.monotonic() - start
         if seconds - said >= 5:  # seconds between lines
             said = seconds
@@ -258,11 +247,13 @@ def _of_split(shards: list[Shard], split: Split) -> list[Shard]:
 
 
 def _describe_split(shards: list[Shard], seq_len: int) -> dict[str, Any]:
-    counts = sum((shard.counts for shard in shards), Counter[str]())
+    counts: Counter[str] = Counter()
+    for shard in shards:
+        counts.update(shard.counts)  # unlike +, keeps what is 0
     rows = sum(shard.rows for shard in shards)
     return {
         "rows": rows,
-        **{name: counts[name] for name in COUNTS},
+        **counts,
         "padding_share": 1 - counts["row_tokens"] / (rows * seq_len),
         "shards": [
             {

@@ -94,7 +94,8 @@ def write_shard(options: ShardOptions, block: Block) -> Shard:
         )
     name = shard_name(block.split, block.number)
     path = os.path.join(options.directory, name)
-    counts = Counter(bytes=block.size) + _text_counts(documents, tokenizer.unk_id)
+    counts = _text_counts(documents, tokenizer.unk_id)
+    counts["bytes"] = block.size
     token_counts = np.zeros(tokenizer.vocab_size, np.int64)
     writer = ArrayRecordWriter(path, "group_size:1")
     for rows in _batches(enumerate(_pairs(documents, block, options, tokenizer)), ROWS_AT_A_TIME):
@@ -103,7 +104,7 @@ def write_shard(options: ShardOptions, block: Block) -> Shard:
                 writer.write(_serialize(pair, index))
         pairs = [pair for _, pair in rows]
         token_counts += np.bincount(np.concatenate([pair.ids for pair in pairs]), minlength=len(token_counts))
-        counts += _pair_counts(pairs)
+        counts.update(_pair_counts(pairs))
     with _writing(path):
         writer.close()
     return Shard(block.split, name, counts["pairs"], os.path.getsize(path), counts, token_counts)
