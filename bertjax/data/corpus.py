@@ -6,8 +6,9 @@ import dataclasses
 import functools
 import hashlib
 import json
+import operator
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -43,12 +44,13 @@ class Records:
     def __len__(self) -> int:
         return len(self._source)
 
-    def __getitem__(self, index: int) -> Record:
+    def __getitem__(self, row: SupportsIndex) -> Record:
         """Returns a row. Raises: UserError if it is damaged, IndexError if there is none."""
+        index = operator.index(row)  # NumPy's integers too
         if not 0 <= index < len(self):
             raise IndexError(f"{self._where} has rows 0 to {len(self) - 1}, not {index}")
         try:
-            record: Record = self._source[int(index)]
+            record: Record = self._source[index]
         except (RuntimeError, ValueError, KeyError) as error:  # what ArrayRecord and TFDS raise; neither names a file
             raise UserError(f"{self._where}, record {index} is damaged ({error}); prepare the corpus again") from error
         if record["ids"].max(initial=0) >= self._vocab_size or record["ids"].min(initial=0) < 0:

@@ -35,7 +35,7 @@ def copy(prepared: Path, tmp_path: Path) -> Path:
 def test_records_are_read_by_index(prepared: Path) -> None:
     corpus = open_corpus(str(prepared))
     assert len(corpus.train) == corpus.manifest["splits"]["train"]["rows"]
-    record = corpus.train[np.int64(3)]  # type: ignore[arg-type]
+    record = corpus.train[np.int64(3)]
     assert {name: (value.shape[1:], value.dtype) for name, value in record.items()} == {
         "ids": ((), np.uint16),
         "lengths": ((2,), np.int32),
