@@ -86,7 +86,9 @@ class ModelConfig:
             _check_positive(vocab_size=self.vocab_size)
         divisors = [h for h in range(1, self.width + 1) if self.width % h == 0]
         nearest = min(divisors, key=lambda h: abs(h - self.heads))
-        _check(self.width % self.heads == 0, f"heads={self.heads} do not divide width={self.width}; use heads={nearest}")
+        _check(
+            self.width % self.heads == 0, f"heads={self.heads} do not divide width={self.width}; use heads={nearest}"
+        )
         _check_share(dropout=self.dropout, attention_dropout=self.attention_dropout)
         _check(max(self.dropout, self.attention_dropout) < 1, "a dropout of 1 leaves nothing; use less")
 
