@@ -1,8 +1,8 @@
 """Every setting of a run, with its default: frozen dataclasses that check themselves when they are made.
 
-The defaults are BERT-base at 128 positions as in Devlin et al. 2019, appendix A.2. A file under configs/ says what differs,
-the command line overrides it (`--optimizer.peak_lr=3e-4`). A field made by `free` may change when a run is resumed;
-a change to any other would bend the curve and is refused.
+The defaults are BERT-base at 128 positions as in Devlin et al. 2019, appendix A.2. A file under configs/ says what
+differs, the command line overrides it (`--optimizer.peak_lr=3e-4`). A field made by `free` may change when a run is
+resumed; a change to any other would bend the curve and is refused.
 """
 
 from __future__ import annotations
@@ -97,8 +97,8 @@ class ModelConfig:
 class DataConfig:
     """What is read and how it is masked."""
 
-    path: str = ""
-    """A directory that `bertjax prepare` wrote, or `installed-docs` for the documentation of the installed libraries."""
+    path: str = free("")
+    """A directory that `bertjax prepare` wrote, or `installed-docs`: the documentation of the installed libraries."""
     seq_len: int = 128
     """Positions of a row (S). Prepared rows may be shorter, not longer."""
     max_predictions: int = 20
@@ -158,7 +158,7 @@ class TrainConfig:
     """How long, how much at a time, and what is reported on the way."""
 
     steps: int = 1_000_000
-    """Optimizer updates; the learning rate reaches 0 at the last one."""
+    """Optimizer updates; the learning rate reaches 0 after the last one."""
     batch_size: int = 256
     """Rows of a step, over all devices (B)."""
     seed: int = 0
@@ -236,4 +236,9 @@ class Config:
         _check(
             self.data.seq_len <= self.model.max_positions,
             f"data.seq_len={self.data.seq_len} is more than model.max_positions={self.model.max_positions}",
+        )
+        _check(
+            self.optimizer.warmup_steps < self.train.steps,
+            f"optimizer.warmup_steps={self.optimizer.warmup_steps} leaves nothing of train.steps={self.train.steps};"
+            f" a tenth, {self.train.steps // 10}, is usual",
         )
