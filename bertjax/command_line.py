@@ -45,7 +45,10 @@ def parse(kind: type[C], description: str, argv: list[str] | None = None) -> tup
         ],
         frozen=True,
     )
-    parsed: Any = tyro.cli(arguments, description=description, args=argv)
+    try:
+        parsed: Any = tyro.cli(arguments, description=description, args=argv)
+    except ValueError as error:  # what no group can check by itself
+        _refuse(str(error))
     return parsed.config, parsed.workdir
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import sys
 import typing
 from collections.abc import Mapping
 from pathlib import Path
@@ -125,4 +126,4 @@ def _refuse_other_curve(path: Path, before: Mapping[str, Any], record: Mapping[s
 
 def _say_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
     for name, (old, new) in _differences(before, after).items():
-        print(f"{name} was {old!r}, now {new!r}")
+        print(f"{name} was {old!r}, now {new!r}", file=sys.stderr)

@@ -22,8 +22,8 @@ def cross_entropy_sums(logits_NC: jax.Array, labels_N: jax.Array, weights_N: jax
     The label's logit is picked by comparison, not by a gather, which would need the classes on one device.
     """
     logits_NC = logits_NC.astype(jnp.float32)
-    classes_C = jnp.arange(logits_NC.shape[-1], dtype=labels_N.dtype)
-    picked_N = jnp.sum(jnp.where(labels_N[..., None] == classes_C, logits_NC, 0.0), axis=-1)
+    class_NC = jax.lax.broadcasted_iota(labels_N.dtype, logits_NC.shape, logits_NC.ndim - 1)
+    picked_N = jnp.sum(jnp.where(labels_N[..., None] == class_NC, logits_NC, 0.0), axis=-1)
     loss_N = jax.nn.logsumexp(logits_NC, axis=-1) - picked_N
     correct_N = jnp.argmax(logits_NC, axis=-1) == labels_N
     weight = jnp.sum(weights_N)

@@ -82,7 +82,7 @@ def make_train_step(
         params = optax.apply_updates(state.params, updates)
         figures = {"loss": value} | {name: total / jnp.maximum(weight, 1) for name, (total, weight) in sums.items()}
         figures |= {
-            "grad_norm": optax.global_norm(grads),
+            "grad_norm": optax.tree.norm(grads),
             "learning_rate": schedule(state.step),
             "tokens": jnp.sum(batch["spans"] > 0),
         }
@@ -126,7 +126,7 @@ def _cast(params: nnx.State, precision: Literal["float32", "bfloat16"]) -> nnx.S
         return params
 
     def cast(path: jax.tree_util.KeyPath, x: jax.Array) -> jax.Array:
-        matrix = {"kernel", "embedding"} & set(jax.tree_util.keystr(path, simple=True, separator="/").split("/"))
-        return x.astype(jnp.bfloat16) if matrix else x
+        vector = {"bias", "scale"} & set(jax.tree_util.keystr(path, simple=True, separator="/").split("/"))
+        return x if vector else x.astype(jnp.bfloat16)
 
     return jax.tree.map_with_path(cast, params)
