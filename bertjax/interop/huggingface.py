@@ -109,8 +109,9 @@ def config_from_huggingface(values: Mapping[str, Any]) -> ModelConfig:
     if activation not in ACTIVATIONS:
         raise UserError(f"the Hugging Face config says hidden_act={activation!r}; use one of {sorted(ACTIVATIONS)}")
     fields = {ours: values[theirs] for theirs, ours in FIELDS.items() if theirs in values}
+    fields["gelu"] = ACTIVATIONS[activation]
     try:
-        return ModelConfig(**fields, gelu=ACTIVATIONS[activation])
+        return ModelConfig(**fields)
     except (ValueError, TypeError) as error:
         raise UserError(f"the Hugging Face config is not a model's: {error}") from error
 

@@ -26,7 +26,7 @@ def make_weights(config: Mapping[str, Any], seed: int) -> Arrays:
     weights = {}
     for name, parameter in model.named_parameters():
         centre = 1.0 if name.endswith("LayerNorm.weight") else 0.0
-        weights[name] = rng.normal(centre, 0.2, parameter.shape).astype(np.float32)
+        weights[name] = rng.normal(centre, config["hidden_size"] ** -0.5, parameter.shape).astype(np.float32)
     return weights
 
 
@@ -36,19 +36,12 @@ def reference(config: Mapping[str, Any], weights: Arrays, batch: Arrays) -> Arra
     _, unexpected = model.load_state_dict({k: torch.tensor(v) for k, v in weights.items()}, strict=False)
     assert not unexpected
     rows = {name: torch.tensor(value.astype(np.int64)) for name, value in batch.items()}
-    bert = model.bert(
-        rows["ids"], (rows["spans"] > 0).long(), token_type_ids=rows["segments"], output_hidden_states=True
-    )
+    inputs = {"input_ids": rows["ids"], "attention_mask": rows["spans"], "token_type_ids": rows["segments"]}
+    bert = model.bert(**inputs, output_hidden_states=True)
     mlm_logits_BSV, nsp_logits_BC = model.cls(bert.last_hidden_state, bert.pooler_output)
     mlm_loss = torch.nn.functional.cross_entropy(mlm_logits_BSV.flatten(0, 1), rows["labels"].flatten())
     nsp_loss = torch.nn.functional.cross_entropy(nsp_logits_BC, rows["next"])
-    whole = model(
-        rows["ids"],
-        (rows["spans"] > 0).long(),
-        rows["segments"],
-        labels=rows["labels"],
-        next_sentence_label=rows["next"],
-    )
+    whole = model(**inputs, labels=rows["labels"], next_sentence_label=rows["next"])
     torch.testing.assert_close(whole.loss, mlm_loss + nsp_loss)
     (mlm_loss + nsp_loss).backward()
     outputs = {

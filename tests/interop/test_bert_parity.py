@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ from bertjax.interop.huggingface import config_from_huggingface, huggingface_fro
 from bertjax.model.pretraining import BertForPretraining
 from bertjax.training.losses import pretraining_loss
 from tests.golden import bert
+from tests.model import tiny
 
 Arrays = Mapping[str, np.ndarray]
 TOLERANCE = 1e-5  # absolute, in float32; of the gradients relative to their global norm
@@ -41,7 +43,7 @@ def ours(config: Mapping[str, Any], weights: Arrays, rows: Arrays) -> dict[str, 
         "next_weights": np.ones((len(bert.LENGTHS), 1), np.float32),
     }
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=tiny.QUICK)
     def outputs(params: nnx.State, batch: dict[str, jax.Array]) -> tuple[dict[str, jax.Array], nnx.State]:
         model = nnx.merge(graphdef, params)
         hidden_LBSD = model.encoder(*(batch[k] for k in ("ids", "segments", "positions", "spans")), all_layers=True)
