@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -27,7 +28,7 @@ from bertjax.tasks.classification import (
 )
 from bertjax.training.step import to_mesh
 
-MODEL = ModelConfig(vocab_size=100, width=16, layers=2, heads=2, mlp_width=32, max_positions=64)
+MODEL = ModelConfig(vocab_size=100, width=16, layers=1, heads=2, mlp_width=32, max_positions=64)
 
 
 class Letters:
@@ -137,60 +138,68 @@ def test_an_unknown_label_is_minus_one() -> None:
     ]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def mesh() -> Iterator[jax.sharding.Mesh]:
-    with jax.set_mesh(make_mesh(MeshConfig(data=4, model=2))) as mesh:
+    mesh = make_mesh(MeshConfig(fsdp=2), jax.devices()[:2])
+    with jax.set_mesh(mesh):
         yield mesh
+
+
+@functools.cache
+def trained_nowhere(n_classes: int) -> SequenceClassifier:
+    """A classifier with fresh weights; made once, since that is slow without jit."""
+    return nnx.merge(*jax.jit(lambda: nnx.split(SequenceClassifier(MODEL, n_classes, rngs=nnx.Rngs(0))))())
 
 
 TEXTS = ["abc", "d", "efghij", "kl", "mnopqrstuv", "w", "xyz", "ab", "cd", "ef", "gh"]
 EXAMPLES = [example(text, None, "no" if i % 3 else "yes", i) for i, text in enumerate(TEXTS)]
 
 
-def losses(model: SequenceClassifier, mesh: jax.sharding.Mesh, batch_size: int, seq_len: int) -> tuple[float, float]:
+jitted_loss = nnx.jit(classification_loss)
+jitted_logits = nnx.jit(logits)
+
+
+def losses(model: SequenceClassifier, mesh: jax.sharding.Mesh, *, batch_size: int, seq_len: int) -> tuple[float, float]:
+    """Returns the sum of the losses and the number of rows."""
     made = features(EXAMPLES, Letters(), seq_len, ["no", "yes"])
     total = weight = 0.0
-    step = nnx.jit(classification_loss)
     for choice in evaluation_batches(made.lengths_N, batch_size, seq_len):
-        _, sums = step(model, to_mesh(make_batch(made, choice, batch_size), mesh), None)
+        _, sums = jitted_loss(model, to_mesh(make_batch(made, choice, batch_size), mesh), None)
         total, weight = total + float(sums["loss"][0]), weight + float(sums["loss"][1])
     return total, weight
 
 
 def test_padding_and_batching_do_not_change_the_mean(mesh: jax.sharding.Mesh) -> None:
-    model = jax.jit(lambda: nnx.split(SequenceClassifier(MODEL, 2, rngs=nnx.Rngs(0))))
-    classifier = nnx.merge(*model())
-    whole, rows = losses(classifier, mesh, batch_size=16, seq_len=64)
+    whole, rows = losses(trained_nowhere(3), mesh, batch_size=16, seq_len=32)
     assert rows == len(EXAMPLES)
-    assert losses(classifier, mesh, batch_size=4, seq_len=64) == pytest.approx((whole, rows), rel=1e-5)
-    assert losses(classifier, mesh, batch_size=8, seq_len=16) == pytest.approx((whole, rows), rel=1e-5)
+    assert losses(trained_nowhere(3), mesh, batch_size=4, seq_len=16) == pytest.approx((whole, rows), rel=1e-5)
 
 
 def test_the_loss_is_the_mean_over_rows_with_weight(mesh: jax.sharding.Mesh) -> None:
-    model = SequenceClassifier(MODEL, 3, rngs=nnx.Rngs(0))
+    model = trained_nowhere(3)
     made = features(EXAMPLES, Letters(), 16, ["no", "yes"])
     batch = to_mesh(make_batch(made, Choice(np.array([0, 1, 2]), 16), 4), mesh)
-    log_probability_BC = np.asarray(jax.nn.log_softmax(logits(model, batch)))
-    loss, sums = classification_loss(model, batch, None)
+    log_probability_BC = np.asarray(jax.nn.log_softmax(jitted_logits(model, batch)))
+    loss, sums = jitted_loss(model, batch, None)
     expected = -np.mean([log_probability_BC[row, label] for row, label in enumerate([1, 0, 0])])
     assert float(loss) == pytest.approx(expected, rel=1e-6)
     assert float(sums["accuracy"][0]) == sum(log_probability_BC[:3].argmax(1) == [1, 0, 0])
 
 
 def test_dropout_is_on_exactly_with_a_key(mesh: jax.sharding.Mesh) -> None:
-    model = SequenceClassifier(MODEL, 2, rngs=nnx.Rngs(0))
+    model = trained_nowhere(3)
     batch = to_mesh(make_batch(features(EXAMPLES, Letters(), 16, ["no", "yes"]), Choice(np.arange(4), 16), 4), mesh)
-    first, second = (np.asarray(logits(model, batch, jax.random.key(i))) for i in (0, 1))
+    first, second = (np.asarray(jitted_logits(model, batch, jax.random.key(i))) for i in (0, 1))
     assert np.abs(first - second).max() > 1e-4
-    np.testing.assert_array_equal(logits(model, batch), logits(model, batch))
+    np.testing.assert_array_equal(jitted_logits(model, batch), jitted_logits(model, batch))
 
 
 def test_every_weight_learns(mesh: jax.sharding.Mesh) -> None:
-    model = SequenceClassifier(MODEL, 2, rngs=nnx.Rngs(0))
+    model = trained_nowhere(3)
     graphdef, params = nnx.split(model, nnx.Param)
     pairs = [example(text, text[::-1], "yes", i) for i, text in enumerate(TEXTS)]
-    batch = to_mesh(make_batch(features(pairs, Letters(), 32, ["no", "yes"]), Choice(np.arange(8), 32), 8), mesh)
-    grads = jax.grad(lambda params: classification_loss(nnx.merge(graphdef, params), batch, None)[0])(params)
+    batch = to_mesh(make_batch(features(pairs, Letters(), 32, ["no", "yes"]), Choice(np.arange(4), 32), 4), mesh)
+    grads = jax.jit(jax.grad(lambda params: classification_loss(nnx.merge(graphdef, params), batch, None)[0]))(params)
     silent = [jax.tree_util.keystr(path) for path, g in jax.tree.leaves_with_path(grads) if not jnp.any(g)]
     assert silent == []
 
