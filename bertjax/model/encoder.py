@@ -5,6 +5,7 @@ The modules are made and called under `jax.set_mesh(make_mesh(...))`; the shardi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from bertjax.config import ModelConfig
+from bertjax.errors import UserError
 from bertjax.model import layers
 from bertjax.model.attention import attention
 from bertjax.sharding import (
@@ -41,9 +43,22 @@ def is_token(c: ModelConfig) -> jax.Array:
     return jnp.arange(padded_vocab_size(c)) < _vocab_size(c)
 
 
+def check_mesh(c: ModelConfig, mesh: jax.sharding.Mesh) -> None:
+    """Raises UserError, naming what does not divide, unless the weights can be cut over the mesh."""
+    model, fsdp, rows = mesh.shape["model"], mesh.shape["fsdp"], padded_vocab_size(c)
+    for name, size, cuts, axis in (
+        ("model.heads", c.heads, model, "mesh.model"),
+        ("model.mlp_width", c.mlp_width, model, "mesh.model"),
+        ("model.width", c.width, fsdp, "mesh.fsdp"),
+        ("the padded vocabulary", rows, model * fsdp, "mesh.model x mesh.fsdp"),
+    ):
+        if size % cuts:
+            raise UserError(f"{name}={size} does not divide over {axis}={cuts}; use {math.gcd(size, cuts)}")
+
+
 def _vocab_size(c: ModelConfig) -> int:
     if c.vocab_size is None:
-        raise ValueError("model.vocab_size is None; take it from the tokenizer before the model is made")
+        raise UserError("model.vocab_size is None; take it from the tokenizer before the model is made")
     return c.vocab_size
 
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +10,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from bertjax.model.encoder import Encoder, padded_vocab_size
+from bertjax.config import MeshConfig
+from bertjax.errors import UserError
+from bertjax.model.encoder import Encoder, check_mesh, padded_vocab_size
+from bertjax.sharding import make_mesh
 from tests.model import tiny
 
 PACKED, FIRST, SECOND = tiny.rows([[7, 4]]), np.s_[:, :7], np.s_[:, 7:11]
@@ -135,5 +140,25 @@ def test_padding_of_the_vocabulary_starts_at_zero() -> None:
 
 
 def test_a_model_without_vocabulary_is_refused() -> None:
-    with pytest.raises(ValueError, match="vocab_size is None"):
+    with pytest.raises(UserError, match="vocab_size is None"):
         padded_vocab_size(dataclasses.replace(tiny.CONFIG, vocab_size=None))
+
+
+@pytest.mark.parametrize(
+    ("changes", "sizes", "message"),
+    [
+        ({"heads": 2}, (1, 1, 8), r"model.heads=2 does not divide over mesh.model=8; use 2"),
+        ({"mlp_width": 12}, (2, 1, 4), None),
+        ({"mlp_width": 12}, (1, 1, 8), r"model.mlp_width=12 does not divide over mesh.model=8; use 4"),
+        ({"width": 24, "heads": 8}, (1, 8, 1), None),
+        ({"width": 36, "heads": 4}, (1, 8, 1), r"model.width=36 does not divide over mesh.fsdp=8; use 4"),
+        ({"width": 30, "heads": 6}, (1, 1, 6), r"the padded vocabulary=256 does not divide over .*=6; use 2"),
+    ],
+)
+def test_weights_that_cannot_be_cut_are_named(
+    changes: dict[str, Any], sizes: tuple[int, int, int], message: str | None
+) -> None:
+    mesh = make_mesh(MeshConfig(*sizes), jax.devices()[: int(np.prod(sizes))])
+    c = dataclasses.replace(tiny.CONFIG, **({"mlp_width": 96} | changes))
+    with contextlib.nullcontext() if message is None else pytest.raises(UserError, match=message):
+        check_mesh(c, mesh)

@@ -39,8 +39,8 @@ def test_dropout_decides_each_element_by_itself() -> None:
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_dropout_keeps_the_mean(dtype: jnp.dtype) -> None:
     """What is kept is scaled by the exact share, as precisely as the type can say it."""
-    kept = layers.dropout(jnp.full(4, 3.0, dtype), 0.1, jax.random.key(2))
-    exact = jnp.array(3.0 * 65536 / (65536 - 6554), dtype)
+    kept = layers.dropout(jnp.full(8, 5.5, dtype), 0.1, jax.random.key(2))
+    exact = jnp.array(5.5 * 65536 / (65536 - 6554), dtype)
     np.testing.assert_array_equal(kept[kept != 0], exact)
     assert kept.dtype == dtype
 
