@@ -64,7 +64,7 @@ def run(c: Config, workdir: str | Path) -> dict[str, float]:
         precision = c.train.precision
         loss = pretraining_loss if corpus.next_sentence else masked_lm_loss
         train_step = step.make_train_step(make_model, loss, optimizer, schedule, seed=c.train.seed, precision=precision)
-        eval_step = step.make_eval_step(make_model, loss, precision)
+        eval_step = step.make_forward(make_model, lambda model, batch: loss(model, batch, None)[1], precision)
 
         def evaluate(params: nnx.State) -> dict[str, float]:
             means = step.total([eval_step(params, step.to_mesh(batch, mesh)) for batch in held_out])

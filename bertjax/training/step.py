@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from bertjax import sharding
 from bertjax.training.losses import Sums
 
 Batch = Mapping[str, jax.Array]
+Out = TypeVar("Out")
 MakeModel = Callable[[nnx.Rngs], nnx.Module]
 Loss = Callable[[Any, Batch, jax.Array | None], tuple[jax.Array, Sums]]
 """loss(model, batch, key) returns the scalar to be minimised and the sums it is made of; no dropout without a key."""
@@ -33,7 +34,6 @@ class TrainState:
 
 
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
-EvalStep = Callable[[nnx.State, Batch], Sums]
 
 
 def fresh_params(make_model: MakeModel, seed: int) -> nnx.State:
@@ -87,15 +87,17 @@ def make_train_step(
     return train_step
 
 
-def make_eval_step(make_model: MakeModel, loss: Loss, precision: Literal["float32", "bfloat16"]) -> EvalStep:
-    """Returns eval_step(params, batch) -> sums, without dropout."""
+def make_forward(
+    make_model: MakeModel, function: Callable[[Any, Batch], Out], precision: Literal["float32", "bfloat16"]
+) -> Callable[[nnx.State, Batch], Out]:
+    """Returns forward(params, batch) -> function(model, batch), jitted: for evaluation and prediction."""
     graphdef = nnx.graphdef(nnx.eval_shape(lambda: make_model(nnx.Rngs(0))))
 
     @jax.jit
-    def eval_step(params: nnx.State, batch: Batch) -> Sums:
-        return loss(nnx.merge(graphdef, _cast(params, precision)), batch, None)[1]
+    def forward(params: nnx.State, batch: Batch) -> Out:
+        return function(nnx.merge(graphdef, _cast(params, precision)), batch)
 
-    return eval_step
+    return forward
 
 
 def total(parts: list[Sums]) -> dict[str, float]:
