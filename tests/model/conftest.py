@@ -5,12 +5,11 @@ from collections.abc import Iterator
 import jax
 import pytest
 
-from bertjax.config import MeshConfig
-from bertjax.sharding import make_mesh
+from tests.model import tiny
 
 
 @pytest.fixture(autouse=True)
 def one_device() -> Iterator[None]:
     """Tests here run on a mesh of one device, unless they set another."""
-    with jax.set_mesh(make_mesh(MeshConfig(), jax.devices()[:1])):
+    with jax.set_mesh(tiny.one_device()):
         yield

@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from bertjax.config import ModelConfig
+from bertjax.config import MeshConfig, ModelConfig
 from bertjax.model.encoder import Encoder
 from bertjax.model.pretraining import BertForPretraining
+from bertjax.sharding import make_mesh
 
 CONFIG = ModelConfig(vocab_size=150, width=32, layers=2, heads=8, mlp_width=64, max_positions=16, init_std=0.3)
 """A large init_std, so that every token matters to every other."""
@@ -24,6 +25,10 @@ QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes
 """Compiler options: slower code, made in half the time."""
 
 
+def one_device() -> jax.sharding.Mesh:
+    return make_mesh(MeshConfig(), jax.devices()[:1])
+
+
 @functools.partial(jax.jit, compiler_options=QUICK)
 def init() -> nnx.State:
     return nnx.state(BertForPretraining(CONFIG, rngs=nnx.Rngs(0)), nnx.Param)
@@ -32,7 +37,8 @@ def init() -> nnx.State:
 @functools.cache
 def params() -> nnx.State:
     """Returns fresh weights of CONFIG's shapes, on the host."""
-    return jax.device_get(init())
+    with jax.set_mesh(one_device()):
+        return jax.device_get(init())
 
 
 def bert(c: ModelConfig = CONFIG) -> BertForPretraining:
