@@ -20,7 +20,7 @@ class Block(NamedTuple):
     """Documents that are prepared together; the second segment of a random pair comes from the same block."""
 
     split: Split
-    index: int
+    number: int
     """Among the blocks of its split."""
     documents: list[Document]
     size: int
@@ -77,7 +77,7 @@ def _take_bytes(stream: Iterator[_Placed], size: int) -> Iterator[_Placed]:
 
 
 def _hold_out(head: list[_Placed], validation_share: float, least: int) -> dict[float, bool]:
-    """Returns for each place in `head` whether it is held out, so that both splits get `least` documents if possible."""
+    """Returns for each place in `head` whether it is held out, leaving both splits `least` documents if possible."""
     documents = Counter(placed.place for placed in head)
     held_out, count = dict.fromkeys(documents, False), 0
     for place in sorted(documents):

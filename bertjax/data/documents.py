@@ -12,12 +12,13 @@ import os
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, NamedTuple, cast
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 import zstandard
 
 from bertjax.errors import UserError
 
+Decompressor = Callable[[BinaryIO], Any]  # Any: each library has a file class of its own
 EncodingErrors = Literal["strict", "replace"]
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -38,7 +39,7 @@ class _Line(NamedTuple):
 
 
 def find_files(paths: Sequence[str | Path]) -> list[Path]:
-    """Returns the files that files, directories (searched for the known suffixes) and glob patterns stand for, in order.
+    """Returns the files that files, directories (their files of a known suffix) and patterns stand for, in order.
 
     Raises: UserError if one of them matches nothing or a file has an unknown suffix.
     """
@@ -84,7 +85,7 @@ def _suffixes(path: Path) -> str:
     return "".join(path.suffixes[-2:] if path.suffix in DECOMPRESSORS else path.suffixes[-1:])
 
 
-def _format_of(path: Path) -> tuple[Callable[[Iterator[_Line]], Iterator[Document]], Callable[[BinaryIO], BinaryIO]]:
+def _format_of(path: Path) -> tuple[Callable[[Iterator[_Line]], Iterator[Document]], Decompressor]:
     name, _, compression = _suffixes(path).removeprefix(".").partition(".")
     if _suffixes(path) not in KNOWN_SUFFIXES:
         raise UserError(f"{path} is no kind of file that can be read; known are {', '.join(KNOWN_SUFFIXES)}")
@@ -188,15 +189,19 @@ class _ZstdFrames(io.RawIOBase):
         return size
 
 
+def _plain(raw: BinaryIO) -> BinaryIO:
+    return raw
+
+
 def _zstd(raw: BinaryIO) -> BinaryIO:
     return io.BufferedReader(_ZstdFrames(raw), 1 << 16)
 
 
-DECOMPRESSORS: dict[str, Callable[[BinaryIO], BinaryIO]] = {
-    "": lambda raw: raw,
-    ".gz": lambda raw: cast(BinaryIO, gzip.open(raw)),
-    ".bz2": lambda raw: cast(BinaryIO, bz2.open(raw)),
-    ".xz": lambda raw: cast(BinaryIO, lzma.open(raw)),
+DECOMPRESSORS: dict[str, Decompressor] = {
+    "": _plain,
+    ".gz": gzip.open,
+    ".bz2": bz2.open,
+    ".xz": lzma.open,
     ".zst": _zstd,
 }
 FORMATS = {".txt": _documents_from_text, ".jsonl": _documents_from_jsonl}

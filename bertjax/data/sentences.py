@@ -5,22 +5,23 @@ from __future__ import annotations
 import re
 
 SPACED = ".!?…"  # Latin, Greek, Cyrillic: white space must follow
-UNSPACED = "。！？｡।॥؟۔։።။។"  # Chinese and Japanese, Indic, Arabic, Armenian, Ethiopic, Burmese, Khmer
+# Chinese and Japanese, Indic, Arabic, Armenian, Ethiopic, Burmese, Khmer
+UNSPACED = "。！？｡।॥؟۔։።။។"  # noqa: RUF001 - it lists look-alikes
 
 # What may end a sentence, quotes and brackets that close after it, and the space before the next one. One class of
 # characters in front lets the engine skip what cannot match: 60 MB/s where three alternatives make 30.
-_END = re.compile(rf"""([{SPACED}{UNSPACED}]+)["'”’»)\]」』）】》]*(\s*)(?=\S)""")
-_CONTINUES = "，、,と"  # after a quotation that ends in 。
+_END = re.compile(rf"""([{SPACED}{UNSPACED}]+)["'”’»)\]」』）】》]*(\s*)(?=\S)""")  # noqa: RUF001
+_CONTINUES = "，、,と"  # noqa: RUF001 - after a quotation that ends in 。
 
-_OPENING = "([\"'“‘«¿¡"
+_OPENING = "([\"'“‘«¿¡"  # noqa: RUF001
 _DOTTED = re.compile(r"\w(?:\.\w{1,2})+")  # U.S. e.g. Ph.D.
-_ABBREVIATIONS = frozenset(
-    "mr mrs ms mx messrs mme mlle dr drs prof st ste mt ft gen col maj capt cmdr lt sgt cpl gov sen rep pres hon rev fr"
-    " vs cf ca approx viz fig figs vol vols pp eq eqs ed eds tr dept univ assn bros hr frau bzw vgl sog evtl ggf".split()
-)
-_BEFORE_NUMBERS = frozenset(
-    "no nos nr art sec ch op p jan feb mar apr jun jul aug sep sept oct nov dec febr okt dez".split()
-)
+_TITLES_AND_REFERENCES = """
+    mr mrs ms mx messrs mme mlle dr drs prof st ste mt ft gen col maj capt cmdr lt sgt cpl gov sen rep pres hon rev fr
+    vs cf ca approx viz fig figs vol vols pp eq eqs ed eds tr dept univ assn bros hr bzw vgl sog evtl ggf
+"""
+_NUMBERED = "no nos nr art sec ch op p jan feb mar apr jun jul aug sep sept oct nov dec febr okt dez"
+_ABBREVIATIONS = frozenset(_TITLES_AND_REFERENCES.split())
+_BEFORE_NUMBERS = frozenset(_NUMBERED.split())
 
 
 def split_sentences(text: str) -> list[str]:

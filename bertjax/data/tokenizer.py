@@ -202,5 +202,5 @@ def _alphabet(texts: list[str], backend: tokenizers.Tokenizer, most: int) -> lis
 
 
 def _continues_words(character: str, backend: tokenizers.Tokenizer) -> bool:
-    """Returns whether the character can stand inside a word; punctuation and Chinese characters are words themselves."""
+    """Returns whether the character can stand inside a word; punctuation and Chinese characters are words."""
     return len(backend.pre_tokenizer.pre_tokenize_str(backend.normalizer.normalize_str(f"a{character}"))) == 1

@@ -61,7 +61,7 @@ class Embed(nnx.Module):
 
     def __call__(self, ids_BS: jax.Array) -> jax.Array:
         """Returns x_BSD; NaN where there is no such row."""
-        return self.embedding[...].at[ids_BS].get(out_sharding=ACT_B)
+        return self.embedding[...].at[ids_BS].get(mode="fill", out_sharding=ACT_B)
 
 
 class LayerNorm(nnx.LayerNorm):

@@ -171,6 +171,9 @@ def _load(
     wanted = {name: part for name, part in zip((PARAMS, REST), abstract, strict=True) if part}
     with _damage_told():
         metadata = ocp.checkpointables_metadata(path).metadata
+        unreadable = [name for name in wanted if metadata.get(name) is None]
+        if unreadable:
+            raise Damaged(f"the metadata of {unreadable} cannot be read")
         stored = {name: dict(metadata[name]) for name in wanted}
     for name, part in wanted.items():
         _compare(path, part, stored[name])

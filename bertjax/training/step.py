@@ -17,6 +17,7 @@ from bertjax import sharding
 from bertjax.training.losses import Sums
 
 Batch = Mapping[str, jax.Array]
+MakeModel = Callable[[nnx.Rngs], nnx.Module]
 Loss = Callable[[Any, Batch, jax.Array | None], tuple[jax.Array, Sums]]
 """loss(model, batch, key) returns the scalar to be minimised and the sums it is made of; no dropout without a key."""
 
@@ -35,28 +36,23 @@ TrainStep = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]
 EvalStep = Callable[[nnx.State, Batch], Sums]
 
 
-def init_state(
-    make_model: Callable[[nnx.Rngs], nnx.Module], tx: optax.GradientTransformation, seed: int, params: nnx.State | None
-) -> TrainState:
-    """Returns the state before the first update, from `params` or from fresh ones, sharded as the model says.
+def fresh_params(make_model: MakeModel, seed: int) -> nnx.State:
+    """Returns new weights. One jitted computation makes them where they belong: no device holds more than its part."""
+    return jax.jit(lambda: nnx.state(make_model(nnx.Rngs(seed)), nnx.Param))()
 
-    Fresh weights are made inside one jitted computation, so no device ever holds more than its part.
-    """
 
-    def fresh() -> nnx.State:
-        return nnx.state(make_model(nnx.Rngs(seed)), nnx.Param)
-
-    params = jax.jit(fresh)() if params is None else params
+def first_state(params: nnx.State, tx: optax.GradientTransformation) -> TrainState:
+    """Returns the state before the first update."""
     return TrainState(jnp.int32(0), params, jax.jit(tx.init)(params))
 
 
-def abstract_state(make_model: Callable[[nnx.Rngs], nnx.Module], tx: optax.GradientTransformation) -> TrainState:
+def abstract_state(make_model: MakeModel, tx: optax.GradientTransformation) -> TrainState:
     """Returns the shapes, types and shardings of the state, without making it."""
-    return jax.eval_shape(lambda: init_state(make_model, tx, 0, None))
+    return jax.eval_shape(lambda: first_state(fresh_params(make_model, 0), tx))
 
 
 def make_train_step(
-    make_model: Callable[[nnx.Rngs], nnx.Module],
+    make_model: MakeModel,
     loss: Loss,
     tx: optax.GradientTransformation,
     schedule: optax.Schedule,
@@ -82,7 +78,7 @@ def make_train_step(
         params = optax.apply_updates(state.params, updates)
         figures = {"loss": value} | {name: total / jnp.maximum(weight, 1) for name, (total, weight) in sums.items()}
         figures |= {
-            "grad_norm": optax.global_norm(grads),
+            "grad_norm": optax.tree.norm(grads),
             "learning_rate": schedule(state.step),
             "tokens": jnp.sum(batch["spans"] > 0),
         }
@@ -91,9 +87,7 @@ def make_train_step(
     return train_step
 
 
-def make_eval_step(
-    make_model: Callable[[nnx.Rngs], nnx.Module], loss: Loss, precision: Literal["float32", "bfloat16"]
-) -> EvalStep:
+def make_eval_step(make_model: MakeModel, loss: Loss, precision: Literal["float32", "bfloat16"]) -> EvalStep:
     """Returns eval_step(params, batch) -> sums, without dropout."""
     graphdef = nnx.graphdef(nnx.eval_shape(lambda: make_model(nnx.Rngs(0))))
 
@@ -126,7 +120,7 @@ def _cast(params: nnx.State, precision: Literal["float32", "bfloat16"]) -> nnx.S
         return params
 
     def cast(path: jax.tree_util.KeyPath, x: jax.Array) -> jax.Array:
-        matrix = {"kernel", "embedding"} & set(jax.tree_util.keystr(path, simple=True, separator="/").split("/"))
-        return x.astype(jnp.bfloat16) if matrix else x
+        vector = {"bias", "scale"} & set(jax.tree_util.keystr(path, simple=True, separator="/").split("/"))
+        return x if vector else x.astype(jnp.bfloat16)
 
     return jax.tree.map_with_path(cast, params)
