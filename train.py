@@ -83,7 +83,9 @@ def run(c: Config, workdir: str | Path) -> dict[str, float]:
         with MetricsLog(workdir, c.train, steps=c.train.steps, resumed_at=start, counters=counters) as log:
             log.flops_per_token = flops_per_token(c.model, corpus.tokenizer.vocab_size, batch_of(0))
             steps = range(start, c.train.steps)
-            coming = data.prefetched(lambda s: step.to_mesh(batch_of(s), mesh), steps, c.data)
+            coming = data.prefetched(
+                lambda s: step.to_mesh(batch_of(s), mesh), steps, threads=c.data.threads, ahead=c.data.prefetch
+            )
             for done, batch in zip(range(start + 1, c.train.steps + 1), coming, strict=True):
                 state, figures = train_step(state, batch)
                 log.train(done, figures)

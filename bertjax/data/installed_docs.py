@@ -173,6 +173,16 @@ def prepared(seq_len: int) -> Path:
     return output
 
 
+def classification_files() -> dict[str, str]:
+    """Returns the files of the labelled task by split, made on the first call for these versions."""
+    directory = cache_directory()
+    paths = {split: directory / "classification" / f"{split}.jsonl" for split in SPLITS}
+    if not all(path.exists() for path in paths.values()):
+        corpus = directory / "corpus.jsonl"
+        write_classification(corpus if corpus.exists() else write_corpus(corpus), directory / "classification")
+    return {split: str(path) for split, path in paths.items()}
+
+
 def write_corpus(path: Path, roots: dict[str, list[Path]] | None = None) -> Path:
     """Writes one JSON line a document, {"paragraphs", "group", "library"}, and returns the path.
 

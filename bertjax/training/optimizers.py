@@ -17,7 +17,6 @@ def learning_rate(c: OptimizerConfig, steps: int) -> optax.Schedule:
     Update number `warmup_steps` has the peak, the one after the last would have 0.
     Differs from: google-research/bert, where the first update has rate 0 and the fall starts at step 0.
     """
-
     warmup = steps // 10 if c.warmup_steps is None else c.warmup_steps
 
     def rate(count: jax.typing.ArrayLike) -> jax.Array:
