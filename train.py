@@ -41,7 +41,7 @@ def run(c: Config, workdir: str | Path) -> dict[str, float]:
     # 1. What there is to compute on, and what to read. Everything that can be wrong is found out before the first step.
     mesh = sharding.make_mesh(c.mesh)
     sharding.check_batch(c.train.batch_size, mesh)
-    corpus = open_corpus(installed_docs.prepared(c.data) if c.data.path == installed_docs.NAME else c.data.path)
+    corpus = open_corpus(installed_docs.prepared(c.data.seq_len) if c.data.path == installed_docs.NAME else c.data.path)
     data.check_corpus(corpus, c.data)
     c = with_vocabulary(c, corpus)
     workdir = runs.open_workdir(workdir, c, {"corpus": corpus.fingerprint}, corpus.tokenizer_directory)
@@ -54,25 +54,28 @@ def run(c: Config, workdir: str | Path) -> dict[str, float]:
     )
     baselines = data.unigram_baselines(held_out, corpus.token_counts)
 
-    # 3. What a step does.
-    def make_model(rngs: nnx.Rngs) -> BertForPretraining:
-        return BertForPretraining(c.model, rngs=rngs)
-
-    optimizer = optimizers.make_optimizer(c.optimizer, c.train.steps)
-    schedule = optimizers.learning_rate(c.optimizer, c.train.steps)
-    precision = c.train.precision
-    loss = pretraining_loss if corpus.next_sentence else masked_lm_loss
-    train_step = step.make_train_step(make_model, loss, optimizer, schedule, seed=c.train.seed, precision=precision)
-    eval_step = step.make_eval_step(make_model, loss, precision)
-
-    def evaluate(params: nnx.State) -> dict[str, float]:
-        means = step.total([eval_step(params, step.to_mesh(batch, mesh)) for batch in held_out])
-        return held_out_figures(means, held_out) | baselines
-
     with jax.set_mesh(mesh), Checkpoints(workdir, c.checkpoint) as checkpoints, StopRequest() as stop:
+        # 3. What a step does.
+        def make_model(rngs: nnx.Rngs) -> BertForPretraining:
+            return BertForPretraining(c.model, rngs=rngs)
+
+        optimizer = optimizers.make_optimizer(c.optimizer, c.train.steps)
+        schedule = optimizers.learning_rate(c.optimizer, c.train.steps)
+        precision = c.train.precision
+        loss = pretraining_loss if corpus.next_sentence else masked_lm_loss
+        train_step = step.make_train_step(make_model, loss, optimizer, schedule, seed=c.train.seed, precision=precision)
+        eval_step = step.make_forward(make_model, lambda model, batch: loss(model, batch, None)[1], precision)
+
+        def evaluate(params: nnx.State) -> dict[str, float]:
+            means = step.total([eval_step(params, step.to_mesh(batch, mesh)) for batch in held_out])
+            return held_out_figures(means, held_out) | baselines
+
         # 4. Where it starts: the newest good checkpoint, or weights that are born sharded.
         restored = checkpoints.restore(step.abstract_state(make_model, optimizer), mesh)
-        state, counters = restored or (step.init_state(make_model, optimizer, c.train.seed), {})
+        state, counters = restored or (
+            step.first_state(step.fresh_params(make_model, c.train.seed), optimizer),
+            {},
+        )
         start = int(state.step)
         say_what_runs(c, corpus, mesh, state, start)
 
@@ -80,7 +83,9 @@ def run(c: Config, workdir: str | Path) -> dict[str, float]:
         with MetricsLog(workdir, c.train, steps=c.train.steps, resumed_at=start, counters=counters) as log:
             log.flops_per_token = flops_per_token(c.model, corpus.tokenizer.vocab_size, batch_of(0))
             steps = range(start, c.train.steps)
-            coming = data.prefetched(lambda s: step.to_mesh(batch_of(s), mesh), steps, c.data)
+            coming = data.prefetched(
+                lambda s: step.to_mesh(batch_of(s), mesh), steps, threads=c.data.threads, ahead=c.data.prefetch
+            )
             for done, batch in zip(range(start + 1, c.train.steps + 1), coming, strict=True):
                 state, figures = train_step(state, batch)
                 log.train(done, figures)

@@ -132,8 +132,8 @@ class OptimizerConfig:
 
     peak_lr: float = 1e-4
     """Learning rate at the end of the warm-up."""
-    warmup_steps: int = 10_000
-    """Steps over which the learning rate rises from 0."""
+    warmup_steps: int | None = 10_000
+    """Steps over which the learning rate rises from 0; None takes a tenth of all."""
     weight_decay: float = 0.01
     """Not applied to biases and LayerNorm."""
     b1: float = 0.9
@@ -149,7 +149,7 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         _check_positive(peak_lr=self.peak_lr, epsilon=self.epsilon, clip_norm=self.clip_norm)
-        _check_not_negative(warmup_steps=self.warmup_steps, weight_decay=self.weight_decay)
+        _check_not_negative(warmup_steps=self.warmup_steps or 0, weight_decay=self.weight_decay)
         _check_share(b1=self.b1, b2=self.b2)
 
 
@@ -238,7 +238,86 @@ class Config:
             f"data.seq_len={self.data.seq_len} is more than model.max_positions={self.model.max_positions}",
         )
         _check(
-            self.optimizer.warmup_steps < self.train.steps,
+            (self.optimizer.warmup_steps or 0) < self.train.steps,
             f"optimizer.warmup_steps={self.optimizer.warmup_steps} leaves nothing of train.steps={self.train.steps};"
-            f" a tenth, {self.train.steps // 10}, is usual",
+            " None takes a tenth",
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskDataConfig:
+    """The files of a task: .tsv, .csv or .jsonl, plain or compressed, with these columns."""
+
+    train: str = free("")
+    """Labelled examples to learn from, or `installed-docs`: from which library does a docstring come?"""
+    validation: str = free("")
+    """Labelled examples to evaluate on; the best checkpoint is the one that does best here."""
+    test: str | None = free(None)
+    """Examples to predict with the best checkpoint, labelled or not."""
+    text: str = "text"
+    """Column of the text: its name in the header, or its number from 0 in a table without header."""
+    second: str | None = None
+    """Column of the second text, for pairs."""
+    label: str = "label"
+    """Column of the label."""
+    seq_len: int = 128
+    """Most tokens of an example (S), special ones included; longer ones are cut."""
+    examples_per_class: int | None = None
+    """Learn from this many examples of each class, drawn by the seed; None takes all."""
+
+    def __post_init__(self) -> None:
+        _check(self.seq_len >= 8, f"seq_len={self.seq_len} is too short; use at least 8")
+        if self.examples_per_class is not None:
+            _check_positive(examples_per_class=self.examples_per_class)
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskTrainConfig:
+    """How long, how much at a time, from which weights, and what is reported on the way."""
+
+    epochs: int = 3
+    """Times that every example is read."""
+    batch_size: int = 32
+    """Examples of a step, over all devices (B)."""
+    seed: int = 0
+    """Everything random folds from it: the head's weights, the order of the examples, dropout."""
+    from_scratch: bool = False
+    """Start from random weights of the same model instead: shows what the pretraining is worth."""
+    dropout: float | None = None
+    """On the embeddings, the sublayers and the head; None keeps the pretrained model's."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the matrix products."""
+    evals_per_epoch: int = 1
+    """Evaluations, each with a checkpoint, in an epoch; the last is at its end."""
+    log_every: int = free(1)
+    """Steps between lines of metrics.jsonl."""
+    tensorboard: bool = free(False)
+    """Also write TensorBoard events into the workdir (extra `tensorboard`)."""
+    wandb_project: str | None = free(None)
+    """Also log to this Weights & Biases project (extra `wandb`)."""
+
+    def __post_init__(self) -> None:
+        _check_positive(
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            evals_per_epoch=self.evals_per_epoch,
+            log_every=self.log_every,
+        )
+        _check_not_negative(seed=self.seed)
+        if self.dropout is not None:
+            _check(0 <= self.dropout < 1, f"dropout={self.dropout} is not between 0 and 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class FinetuneConfig:
+    """A fine-tuning run: classification of texts or of pairs of texts."""
+
+    init_from: str = free("")
+    """Workdir of the pretraining run to start from: its newest checkpoint, its tokenizer."""
+    data: TaskDataConfig = dataclasses.field(default_factory=TaskDataConfig)
+    optimizer: OptimizerConfig = dataclasses.field(
+        default_factory=lambda: OptimizerConfig(peak_lr=5e-5, warmup_steps=None)
+    )
+    train: TaskTrainConfig = dataclasses.field(default_factory=TaskTrainConfig)
+    checkpoint: CheckpointConfig = dataclasses.field(default_factory=lambda: CheckpointConfig(keep=1))
+    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)

@@ -16,7 +16,7 @@ def get_config() -> Config:
             width=256, layers=2, heads=4, mlp_width=1024, max_positions=128, dropout=0, attention_dropout=0
         ),
         data=DataConfig(path="installed-docs", seq_len=128),
-        optimizer=OptimizerConfig(peak_lr=1e-3, warmup_steps=200, b2=0.98),
+        optimizer=OptimizerConfig(peak_lr=1e-3, warmup_steps=None, b2=0.98),
         train=TrainConfig(steps=2000, batch_size=32, eval_every=250, eval_rows=1024),
         checkpoint=CheckpointConfig(save_every=250),
     )

@@ -65,10 +65,10 @@ def evaluation_batches(corpus: Corpus, c: DataConfig, *, rows: slice, batch_size
     return batches
 
 
-def prefetched(batch: Callable[[int], Any], steps: range, c: DataConfig) -> Iterator[Any]:
-    """Yields batch(step) for each step, made by threads ahead of time and in order."""
+def prefetched(batch: Callable[[int], Any], steps: range, *, threads: int = 2, ahead: int = 4) -> Iterator[Any]:
+    """Yields batch(step) for each step, in order; `threads` make up to `ahead` of them ahead of time."""
     dataset = grain.MapDataset.range(steps.start, steps.stop).map(batch)
-    options = grain.ReadOptions(num_threads=c.threads, prefetch_buffer_size=c.prefetch)
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
     return iter(dataset.to_iter_dataset(options))
 
 

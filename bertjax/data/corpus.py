@@ -66,12 +66,28 @@ class Records:
 class Corpus:
     """What `open_corpus` returns."""
 
+    directory: Path
     train: Records
     validation: Records
     tokenizer: Tokenizer
     manifest: Manifest
     token_counts: np.ndarray
     """int64 [V], how often each id occurs in the training rows; 0 for special tokens."""
+
+    @property
+    def tokenizer_directory(self) -> Path:
+        """Where the tokenizer's files are."""
+        return self.directory / "tokenizer"
+
+    @property
+    def next_sentence(self) -> bool:
+        """Whether the rows are pairs with a next-sentence label."""
+        return bool(self.manifest["settings"]["next_sentence"])
+
+    @property
+    def pairs_per_row(self) -> int:
+        """P: the most pairs that a row holds."""
+        return 1
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -98,7 +114,7 @@ def open_corpus(directory: str | Path) -> Corpus:
         token_counts = np.load(directory / "token_counts.npy", allow_pickle=False)
     except (OSError, ValueError, ParseError) as error:
         raise UserError(f"{directory} is not complete ({error}); prepare the corpus again") from error
-    return Corpus(records["train"], records["validation"], tokenizer, manifest, token_counts)
+    return Corpus(directory, records["train"], records["validation"], tokenizer, manifest, token_counts)
 
 
 def read_manifest(directory: Path) -> Manifest:

@@ -16,6 +16,7 @@ import json
 import os
 import platform
 import re
+import sys
 import sysconfig
 import warnings
 from collections import defaultdict
@@ -23,10 +24,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from bertjax import cache
 from bertjax.data.docstrings import FEWEST_CHARACTERS, is_document, prose
 from bertjax.data.near_duplicates import groups
+from bertjax.data.prepare import PrepareConfig, prepare
 from bertjax.errors import UserError
 
+NAME = "installed-docs"
+"""What a config calls this text where others have a path."""
+VOCAB_SIZE = 8192
+VALIDATION_SHARE = 0.05
 STANDARD_LIBRARY = "python"
 # Package -> the distribution that carries it. A library that is not installed is left out.
 DISTRIBUTIONS = {
@@ -149,8 +156,31 @@ def cache_directory() -> Path:
             versions.append(f"{distribution} {importlib.metadata.version(distribution)}")
     here = [path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))]  # how it is made counts too
     digest = hashlib.sha256(b"\0".join([*map(str.encode, versions), *here])).hexdigest()[:12]
-    root = os.environ.get("BERTJAX_CACHE") or Path.home() / ".cache" / "bertjax"
-    return Path(root) / f"installed-docs-{digest}"
+    return cache.directory() / f"installed-docs-{digest}"
+
+
+def prepared(seq_len: int) -> Path:
+    """Returns the corpus in rows of `seq_len`, collected and prepared on the first call for these versions."""
+    directory = cache_directory()
+    output = directory / f"prepared-{seq_len}"
+    if not (output / "manifest.json").exists():
+        print(f"collecting the documentation of the installed libraries into {directory}", file=sys.stderr)
+        text = write_corpus(directory / "corpus.jsonl")
+        settings = PrepareConfig(
+            output=str(output), vocab_size=VOCAB_SIZE, seq_len=seq_len, validation_share=VALIDATION_SHARE
+        )
+        prepare(settings, [text])
+    return output
+
+
+def classification_files() -> dict[str, str]:
+    """Returns the files of the labelled task by split, made on the first call for these versions."""
+    directory = cache_directory()
+    paths = {split: directory / "classification" / f"{split}.jsonl" for split in SPLITS}
+    if not all(path.exists() for path in paths.values()):
+        corpus = directory / "corpus.jsonl"
+        write_classification(corpus if corpus.exists() else write_corpus(corpus), directory / "classification")
+    return {split: str(path) for split, path in paths.items()}
 
 
 def write_corpus(path: Path, roots: dict[str, list[Path]] | None = None) -> Path:

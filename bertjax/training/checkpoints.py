@@ -34,13 +34,15 @@ class Checkpoints:
     """The checkpoints of a workdir, for the run that writes them."""
 
     def __init__(self, workdir: str | Path, c: CheckpointConfig, *, best: str | None = None):
-        """Opens them; `best` names a figure of `save`'s counters whose highest checkpoint is kept, too."""
+        """Opens them; the checkpoint whose figure `best` is the highest is kept, too."""
         keeps = ocp.training.preservation_policies
         policies: list[Any] = [keeps.LatestN(c.keep)]
         if c.keep_every is not None:
             policies.append(keeps.EveryNSteps(c.keep_every))
         if best is not None:
-            policies.append(keeps.BestN(get_metric_fn=lambda figures: figures[best], n=1))
+            policies.append(
+                keeps.BestN(get_metric_fn=lambda figures: figures[best], n=1, keep_checkpoints_without_metrics=False)
+            )
         self._directory = Path(workdir).absolute() / "checkpoints"
         self._damaged = Path(workdir).absolute() / "damaged"
         self._checkpointer = ocp.training.Checkpointer(
@@ -64,10 +66,12 @@ class Checkpoints:
         """The steps there are checkpoints of, ascending."""
         return [checkpoint.step for checkpoint in self._checkpointer.checkpoints]
 
-    def save(self, state: TrainState, step: int, counters: Mapping[str, Any], *, figures: Any = None) -> None:
+    def save(
+        self, state: TrainState, step: int, counters: Mapping[str, Any], *, figures: Mapping[str, float] | None = None
+    ) -> None:
         """Starts to save; returns when the arrays are copied off the device, so that they may be donated.
 
-        `counters` is any JSON object, given back by `restore`.
+        `counters` is any JSON object, given back by `restore`; `figures`, {name: value}, is what `best` looks at.
         """
         if self.steps and self.steps[-1] == step:
             return
@@ -75,7 +79,9 @@ class Checkpoints:
         sums = {name: int(x) for name, x in jax.device_get(_checksums(params | rest)).items()}
         parts = {PARAMS: params, REST: rest, RECORD: {"checksums": sums, "counters": dict(counters)}}
         with _explained(self._directory):
-            self._checkpointer.save_checkpointables_async(step, parts, metrics=figures)
+            self._checkpointer.save_checkpointables_async(
+                step, parts, metrics=None if figures is None else dict(figures)
+            )
 
     def restore(self, abstract: TrainState, mesh: jax.sharding.Mesh) -> tuple[TrainState, dict[str, Any]] | None:
         """Returns the newest good state, placed on the mesh, and its counters; None if there is no checkpoint.

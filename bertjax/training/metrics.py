@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 
-from bertjax.config import TrainConfig
+from bertjax.config import TaskTrainConfig, TrainConfig
 from bertjax.errors import UserError
 
 PROGRESS_EVERY = 5.0  # seconds between progress lines
@@ -44,7 +44,15 @@ def peak_flops() -> float | None:
 class MetricsLog:
     """Writes each step's figures once, one step late, so that the device never waits for them to be read."""
 
-    def __init__(self, workdir: Path, c: TrainConfig, *, steps: int, resumed_at: int, counters: Mapping[str, float]):
+    def __init__(
+        self,
+        workdir: Path,
+        c: TrainConfig | TaskTrainConfig,
+        *,
+        steps: int,
+        resumed_at: int,
+        counters: Mapping[str, float],
+    ):
         """Opens metrics.jsonl, dropping what a killed run wrote after the step it is resumed at.
 
         `counters` has `seconds` and `tokens` spent before; `steps` is the last step.
@@ -190,7 +198,7 @@ def _drop_after(path: Path, step: int) -> None:
     temporary.replace(path)
 
 
-def _sinks(workdir: Path, c: TrainConfig) -> list[Any]:
+def _sinks(workdir: Path, c: TrainConfig | TaskTrainConfig) -> list[Any]:
     sinks: list[Any] = []
     if c.tensorboard:
         sinks.append(TensorBoardSink(workdir))

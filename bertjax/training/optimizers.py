@@ -17,11 +17,12 @@ def learning_rate(c: OptimizerConfig, steps: int) -> optax.Schedule:
     Update number `warmup_steps` has the peak, the one after the last would have 0.
     Differs from: google-research/bert, where the first update has rate 0 and the fall starts at step 0.
     """
+    warmup = steps // 10 if c.warmup_steps is None else c.warmup_steps
 
     def rate(count: jax.typing.ArrayLike) -> jax.Array:
         done = jnp.asarray(count, jnp.float32)
-        rise = (done + 1) / max(1, c.warmup_steps)
-        return c.peak_lr * jnp.minimum(rise, (steps - done) / max(1, steps - c.warmup_steps)).clip(0, 1)
+        rise, fall = (done + 1) / max(1, warmup), (steps - done) / max(1, steps - warmup)
+        return c.peak_lr * jnp.minimum(rise, fall).clip(0, 1)
 
     return rate
 

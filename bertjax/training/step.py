@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,8 @@ from bertjax import sharding
 from bertjax.training.losses import Sums
 
 Batch = Mapping[str, jax.Array]
+Out = TypeVar("Out")
+MakeModel = Callable[[nnx.Rngs], nnx.Module]
 Loss = Callable[[Any, Batch, jax.Array | None], tuple[jax.Array, Sums]]
 """loss(model, batch, key) returns the scalar to be minimised and the sums it is made of; no dropout without a key."""
 
@@ -32,31 +34,25 @@ class TrainState:
 
 
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
-EvalStep = Callable[[nnx.State, Batch], Sums]
 
 
-def init_state(
-    make_model: Callable[[nnx.Rngs], nnx.Module], tx: optax.GradientTransformation, seed: int, params: nnx.State | None
-) -> TrainState:
-    """Returns the state before the first update, from `params` or from fresh ones, sharded as the model says.
+def fresh_params(make_model: MakeModel, seed: int) -> nnx.State:
+    """Returns new weights. One jitted computation makes them where they belong: no device holds more than its part."""
+    return jax.jit(lambda: nnx.state(make_model(nnx.Rngs(seed)), nnx.Param))()
 
-    Fresh weights are made inside one jitted computation, so no device ever holds more than its part.
-    """
 
-    def fresh() -> nnx.State:
-        return nnx.state(make_model(nnx.Rngs(seed)), nnx.Param)
-
-    params = jax.jit(fresh)() if params is None else params
+def first_state(params: nnx.State, tx: optax.GradientTransformation) -> TrainState:
+    """Returns the state before the first update."""
     return TrainState(jnp.int32(0), params, jax.jit(tx.init)(params))
 
 
-def abstract_state(make_model: Callable[[nnx.Rngs], nnx.Module], tx: optax.GradientTransformation) -> TrainState:
+def abstract_state(make_model: MakeModel, tx: optax.GradientTransformation) -> TrainState:
     """Returns the shapes, types and shardings of the state, without making it."""
-    return jax.eval_shape(lambda: init_state(make_model, tx, 0, None))
+    return jax.eval_shape(lambda: first_state(fresh_params(make_model, 0), tx))
 
 
 def make_train_step(
-    make_model: Callable[[nnx.Rngs], nnx.Module],
+    make_model: MakeModel,
     loss: Loss,
     tx: optax.GradientTransformation,
     schedule: optax.Schedule,
@@ -91,17 +87,17 @@ def make_train_step(
     return train_step
 
 
-def make_eval_step(
-    make_model: Callable[[nnx.Rngs], nnx.Module], loss: Loss, precision: Literal["float32", "bfloat16"]
-) -> EvalStep:
-    """Returns eval_step(params, batch) -> sums, without dropout."""
+def make_forward(
+    make_model: MakeModel, function: Callable[[Any, Batch], Out], precision: Literal["float32", "bfloat16"]
+) -> Callable[[nnx.State, Batch], Out]:
+    """Returns forward(params, batch) -> function(model, batch), jitted: for evaluation and prediction."""
     graphdef = nnx.graphdef(nnx.eval_shape(lambda: make_model(nnx.Rngs(0))))
 
     @jax.jit
-    def eval_step(params: nnx.State, batch: Batch) -> Sums:
-        return loss(nnx.merge(graphdef, _cast(params, precision)), batch, None)[1]
+    def forward(params: nnx.State, batch: Batch) -> Out:
+        return function(nnx.merge(graphdef, _cast(params, precision)), batch)
 
-    return eval_step
+    return forward
 
 
 def total(parts: list[Sums]) -> dict[str, float]:

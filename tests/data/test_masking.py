@@ -65,7 +65,7 @@ def test_labels_are_the_originals_and_the_rest_is_untouched() -> None:
 def test_shares_are_80_10_10() -> None:
     counts = np.zeros(3)
     for epoch in range(40):
-        ids_BS, _, masked = mask([[128]] * 8, [[i] for i in range(8)], epoch=epoch)
+        _, _, masked = mask([[128]] * 8, [[i] for i in range(8)], epoch=epoch)
         read_BM = np.take_along_axis(masked.ids_BS, masked.predict_BM, axis=1)[masked.weights_BM > 0]
         labels = masked.labels_BM[masked.weights_BM > 0]
         counts += [(read_BM == MASK).sum(), ((read_BM != MASK) & (read_BM != labels)).sum(), (read_BM == labels).sum()]

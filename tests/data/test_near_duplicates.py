@@ -31,6 +31,13 @@ def test_a_chain_is_one_group() -> None:
     assert groups([chain[0], text(4)]) == [0, 1]
 
 
+def test_a_group_goes_by_its_first_text() -> None:
+    for seed in range(20):
+        words = text(seed, words=160).split()
+        bridged = [" ".join(words[start : start + 100]) for start in (0, 60, 30)]  # the last joins the others
+        assert all(group <= i for i, group in enumerate(groups(bridged)))
+
+
 def test_no_shingle_crosses_from_one_text_into_the_next() -> None:
     texts = ["a b c", "d e f", "a b c", "", "g", "g"]
     assert groups(texts) == [0, 1, 0, 3, 4, 4]

@@ -44,7 +44,7 @@ def save(workdir: Path, c: ModelConfig, steps: tuple[int, ...], keep: int = 3) -
 
 @functools.cache
 def first_state(c: ModelConfig) -> step.TrainState:
-    return step.init_state(maker(c), TX, 0, None)
+    return step.first_state(step.fresh_params(maker(c), 0), TX)
 
 
 def restore(
@@ -118,7 +118,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_used(
 def test_when_all_are_damaged_it_says_so(tmp_path: Path, model_config: ModelConfig) -> None:
     save(tmp_path, model_config, (1,))
     flip_a_bit(tmp_path / "checkpoints" / "1")
-    with pytest.raises(UserError, match="every checkpoint in .* was damaged"):
+    with pytest.raises(UserError, match=r"every checkpoint in .* was damaged"):
         restore(tmp_path, model_config)
 
 

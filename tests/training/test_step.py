@@ -39,7 +39,7 @@ def run(
     figures = []
     with jax.set_mesh(mesh):
         train_step = step.make_train_step(make_model, pretraining_loss, tx, rate, seed=seed, precision=precision)
-        state = step.init_state(make_model, tx, seed, None)
+        state = step.first_state(step.fresh_params(make_model, seed), tx)
         for _ in range(steps):
             state, on_device = train_step(state, step.to_mesh(batch, mesh))
             figures.append({name: float(x) for name, x in on_device.items()})
