@@ -26,7 +26,7 @@ from bertjax.model.pretraining import BertForPretraining, gather
 from bertjax.sharding import ACT_B, make_mesh
 from bertjax.tasks import classification
 from bertjax.tasks.batches import Features, evaluation_batches, make_batch
-from bertjax.training.checkpoints import load_params
+from bertjax.training.checkpoints import best_step, load_params
 from bertjax.training.step import Batch, to_mesh
 
 Pooling = Literal["mean", "cls"]
@@ -34,6 +34,7 @@ Text = str | tuple[str, str]
 """A text, or a pair of texts."""
 
 ROWS = 32  # most texts computed at a time
+BEST = "accuracy"  # of a fine-tuning's checkpoints the one with the highest is kept (finetune.py) and used
 
 
 class Candidate(TypedDict):
@@ -137,7 +138,7 @@ class Model:
         """Returns the label of each text; of a pair of texts, where the model was trained on pairs."""
         if not self.labels:
             raise UserError("this model has no classes: fine-tune it, and load the folder of the fine-tuning")
-        features = self._features(_checked(texts), truncate=truncate)
+        features = self._features(_checked(texts, pairs=True), truncate=truncate)
         found = self._map(lambda batch, _: _probabilities(self.graphdef, self.params, batch), features)
         return [self._classification(row_C) for row_C in found]
 
@@ -201,25 +202,41 @@ class Model:
 
 
 def load(path: str | Path, *, step: int | None = None) -> Model:
-    """Returns the model of a pretraining's folder on one device: its newest checkpoint, or that of `step`.
+    """Returns the model of a workdir on one device: of a pretraining the newest checkpoint, of a fine-tuning the best.
 
-    Raises: UserError if it is no such folder, or the checkpoint is damaged or of another model.
+    `step` names another. Raises: UserError if it is no workdir, or the checkpoint is damaged or of another model.
     """
-    c = runs.read_config(path, Config).model
+    facts = runs.read_facts(path)
+    labels = tuple(facts.get("labels", ()))
+    if labels:
+        c = runs.config_from_dict(ModelConfig, facts["model"], str(Path(path) / "config.json"))
+        step = best_step(path, BEST) if step is None else step
+    else:
+        c = runs.read_config(path, Config).model
+
+    def make_model() -> BertForPretraining | classification.SequenceClassifier:
+        rngs = nnx.Rngs(0)
+        if labels:
+            return classification.SequenceClassifier(c, len(labels), rngs=rngs)
+        return BertForPretraining(c, rngs=rngs)
+
     mesh = make_mesh(MeshConfig(), jax.local_devices()[:1])
     with jax.set_mesh(mesh):
-        graphdef, abstract = nnx.split(nnx.eval_shape(lambda: BertForPretraining(c, rngs=nnx.Rngs(0))))
+        graphdef, abstract = nnx.split(nnx.eval_shape(make_model))
         params = load_params(path, abstract, step=step)
-    return Model(c, Tokenizer.load(Path(path) / "tokenizer"), graphdef, params, mesh)
+    return Model(c, Tokenizer.load(Path(path) / "tokenizer"), graphdef, params, mesh, labels)
 
 
-def _checked(texts: Any) -> list[Any]:
-    """Returns the texts as a list. Raises: UserError, with which one, if something is not a text, or is empty."""
+def _checked(texts: Any, *, pairs: bool = False) -> list[Any]:
+    """Returns the texts as a list, with `pairs` also of pairs of them.
+
+    Raises: UserError, with which one, if something is not a text, or is empty.
+    """
     if not isinstance(texts, str | Sequence):
         raise UserError(f"{_shown(texts)} is not a text; give a string or a list of strings")
     listed = [texts] if isinstance(texts, str) else list(texts)
     for i, text in enumerate(listed):
-        parts = text if isinstance(text, tuple) and len(text) == 2 else (text,)
+        parts = text if pairs and isinstance(text, tuple) and len(text) == 2 else (text,)
         for part in parts:
             if not isinstance(part, str):
                 raise UserError(f"texts[{i}] is not a text: {_shown(part)}; give a string")

@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 
 from bertjax import runs
-from bertjax.config import CheckpointConfig, Config, DataConfig
+from bertjax.config import CheckpointConfig, Config, DataConfig, FinetuneConfig
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import UserError
 from bertjax.inference import Model, load
@@ -56,14 +56,22 @@ def biased(model: Model, piece: str) -> Model:
 
 
 @pytest.fixture(scope="module")
-def classifier(model: Model) -> Model:
+def classifier(workdir: Path, tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """A fine-tuned model of three checkpoints, the second of which is the best: it says "yes"."""
+    facts = {"labels": ["no", "yes", "maybe"], "model": dataclasses.asdict(tiny.CONFIG)}
+    tuned = tmp_path_factory.mktemp("tuned") / "workdir"
+    runs.open_workdir(tuned, FinetuneConfig(), facts, workdir / "tokenizer")
+
     def make() -> SequenceClassifier:
         return SequenceClassifier(tiny.CONFIG, 3, rngs=nnx.Rngs(0))
 
-    with jax.set_mesh(model.mesh):
-        graphdef = nnx.graphdef(nnx.eval_shape(make))
+    keep_all = CheckpointConfig(keep=3)
+    with jax.set_mesh(tiny.one_device()), Checkpoints(tuned, keep_all, best="accuracy") as checkpoints:
         params = jax.jit(lambda: nnx.state(make()), compiler_options=tiny.QUICK)()
-    return dataclasses.replace(model, graphdef=graphdef, params=params, labels=("no", "yes", "maybe"))
+        for step, (label, accuracy) in enumerate([(0, 0.5), (1, 0.7), (2, 0.6)], 1):
+            params["classifier"]["bias"][...] = 5 * jax.nn.one_hot(label, 3)
+            checkpoints.save(TrainState(jnp.int32(step), params, {}), step, {}, figures={"accuracy": accuracy})
+    return load(tuned)
 
 
 def test_mean_and_cls_vectors_are_those_of_the_encoder(model: Model) -> None:
@@ -130,6 +138,7 @@ def test_classify_names_the_likeliest_label(classifier: Model) -> None:
         assert tuple(answer["probabilities"]) == ("no", "yes", "maybe")
         assert answer["probability"] == max(answer["probabilities"].values())
         assert answer["probability"] == answer["probabilities"][answer["label"]]
+        assert answer["label"] == "yes"
     assert classifier.classify(TEXTS[0])[0]["probabilities"] == pytest.approx(found[0]["probabilities"], rel=1e-4)
 
 
@@ -159,7 +168,7 @@ def test_truncation_is_asked_for(model: Model, classifier: Model) -> None:
         ("tokens", LONG, "pass truncate=True"),
         ("fill_mask", LONG + "[MASK]", "texts[0] has 18 tokens"),
         ("embed", ["rain", None], "texts[1] is not a text: None; give a string"),
-        ("embed", [("rain", 3)], "texts[0] is not a text: 3"),
+        ("embed", [("rain", "rises")], "texts[0] is not a text: ('rain', 'rises')"),
         ("embed", 7, "7 is not a text; give a string or a list of strings"),
         ("embed", ["rain", " "], "texts[1] is empty; leave it out"),
         ("embed", "\u200b", "texts[0] has no tokens"),
@@ -182,6 +191,9 @@ def test_mistakes_in_options_are_explained(model: Model, classifier: Model) -> N
         model.fill_mask("[MASK]", top_k=0)
     with pytest.raises(UserError, match="no masked-LM head"):
         classifier.fill_mask("[MASK]")
+    pair: Any = ("rain", 3)
+    with pytest.raises(UserError, match=r"texts\[0\] is not a text: 3"):
+        classifier.classify([pair])
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
