@@ -1,8 +1,8 @@
 """Every setting of a run, with its default: frozen dataclasses that check themselves when they are made.
 
-The defaults are BERT-base at 128 positions as in Devlin et al. 2019, appendix A.2. A file under configs/ says what differs,
-the command line overrides it (`--optimizer.peak_lr=3e-4`). A field made by `free` may change when a run is resumed;
-a change to any other would bend the curve and is refused.
+The defaults are BERT-base at 128 positions as in Devlin et al. 2019, appendix A.2. A file under configs/ says what
+differs, the command line overrides it (`--optimizer.peak_lr=3e-4`). A field made by `free` may change when a run is
+resumed; a change to any other would bend the curve and is refused.
 """
 
 from __future__ import annotations
@@ -86,7 +86,9 @@ class ModelConfig:
             _check_positive(vocab_size=self.vocab_size)
         divisors = [h for h in range(1, self.width + 1) if self.width % h == 0]
         nearest = min(divisors, key=lambda h: abs(h - self.heads))
-        _check(self.width % self.heads == 0, f"heads={self.heads} do not divide width={self.width}; use heads={nearest}")
+        _check(
+            self.width % self.heads == 0, f"heads={self.heads} do not divide width={self.width}; use heads={nearest}"
+        )
         _check_share(dropout=self.dropout, attention_dropout=self.attention_dropout)
         _check(max(self.dropout, self.attention_dropout) < 1, "a dropout of 1 leaves nothing; use less")
 
@@ -95,8 +97,8 @@ class ModelConfig:
 class DataConfig:
     """What is read and how it is masked."""
 
-    path: str = ""
-    """A directory that `bertjax prepare` wrote, or `installed-docs` for the documentation of the installed libraries."""
+    path: str = free("")
+    """A directory that `bertjax prepare` wrote, or `installed-docs`: the documentation of the installed libraries."""
     seq_len: int = 128
     """Positions of a row (S). Prepared rows may be shorter, not longer."""
     max_predictions: int = 20
@@ -130,8 +132,8 @@ class OptimizerConfig:
 
     peak_lr: float = 1e-4
     """Learning rate at the end of the warm-up."""
-    warmup_steps: int = 10_000
-    """Steps over which the learning rate rises from 0."""
+    warmup_steps: int | None = 10_000
+    """Steps over which the learning rate rises from 0; None takes a tenth of all."""
     weight_decay: float = 0.01
     """Not applied to biases and LayerNorm."""
     b1: float = 0.9
@@ -147,7 +149,7 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         _check_positive(peak_lr=self.peak_lr, epsilon=self.epsilon, clip_norm=self.clip_norm)
-        _check_not_negative(warmup_steps=self.warmup_steps, weight_decay=self.weight_decay)
+        _check_not_negative(warmup_steps=self.warmup_steps or 0, weight_decay=self.weight_decay)
         _check_share(b1=self.b1, b2=self.b2)
 
 
@@ -156,7 +158,7 @@ class TrainConfig:
     """How long, how much at a time, and what is reported on the way."""
 
     steps: int = 1_000_000
-    """Optimizer updates; the learning rate reaches 0 at the last one."""
+    """Optimizer updates; the learning rate reaches 0 after the last one."""
     batch_size: int = 256
     """Rows of a step, over all devices (B)."""
     seed: int = 0
@@ -235,3 +237,87 @@ class Config:
             self.data.seq_len <= self.model.max_positions,
             f"data.seq_len={self.data.seq_len} is more than model.max_positions={self.model.max_positions}",
         )
+        _check(
+            (self.optimizer.warmup_steps or 0) < self.train.steps,
+            f"optimizer.warmup_steps={self.optimizer.warmup_steps} leaves nothing of train.steps={self.train.steps};"
+            " None takes a tenth",
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskDataConfig:
+    """The files of a task: .tsv, .csv or .jsonl, plain or compressed, with these columns."""
+
+    train: str = free("")
+    """Labelled examples to learn from, or `installed-docs`: from which library does a docstring come?"""
+    validation: str = free("")
+    """Labelled examples to evaluate on; the best checkpoint is the one that does best here."""
+    test: str | None = free(None)
+    """Examples to predict with the best checkpoint, labelled or not."""
+    text: str = "text"
+    """Column of the text: its name in the header, or its number from 0 in a table without header."""
+    second: str | None = None
+    """Column of the second text, for pairs."""
+    label: str = "label"
+    """Column of the label."""
+    seq_len: int = 128
+    """Most tokens of an example (S), special ones included; longer ones are cut."""
+    examples_per_class: int | None = None
+    """Learn from this many examples of each class, drawn by the seed; None takes all."""
+
+    def __post_init__(self) -> None:
+        _check(self.seq_len >= 8, f"seq_len={self.seq_len} is too short; use at least 8")
+        if self.examples_per_class is not None:
+            _check_positive(examples_per_class=self.examples_per_class)
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskTrainConfig:
+    """How long, how much at a time, from which weights, and what is reported on the way."""
+
+    epochs: int = 3
+    """Times that every example is read."""
+    batch_size: int = 32
+    """Examples of a step, over all devices (B)."""
+    seed: int = 0
+    """Everything random folds from it: the head's weights, the order of the examples, dropout."""
+    from_scratch: bool = False
+    """Start from random weights of the same model instead: shows what the pretraining is worth."""
+    dropout: float | None = None
+    """On the embeddings, the sublayers and the head; None keeps the pretrained model's."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the matrix products."""
+    evals_per_epoch: int = 1
+    """Evaluations, each with a checkpoint, in an epoch; the last is at its end."""
+    log_every: int = free(1)
+    """Steps between lines of metrics.jsonl."""
+    tensorboard: bool = free(False)
+    """Also write TensorBoard events into the workdir (extra `tensorboard`)."""
+    wandb_project: str | None = free(None)
+    """Also log to this Weights & Biases project (extra `wandb`)."""
+
+    def __post_init__(self) -> None:
+        _check_positive(
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            evals_per_epoch=self.evals_per_epoch,
+            log_every=self.log_every,
+        )
+        _check_not_negative(seed=self.seed)
+        if self.dropout is not None:
+            _check(0 <= self.dropout < 1, f"dropout={self.dropout} is not between 0 and 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class FinetuneConfig:
+    """A fine-tuning run: classification of texts or of pairs of texts."""
+
+    init_from: str = free("")
+    """Workdir of the pretraining run to start from: its newest checkpoint, its tokenizer."""
+    data: TaskDataConfig = dataclasses.field(default_factory=TaskDataConfig)
+    optimizer: OptimizerConfig = dataclasses.field(
+        default_factory=lambda: OptimizerConfig(peak_lr=5e-5, warmup_steps=None)
+    )
+    train: TaskTrainConfig = dataclasses.field(default_factory=TaskTrainConfig)
+    checkpoint: CheckpointConfig = dataclasses.field(default_factory=lambda: CheckpointConfig(keep=1))
+    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)

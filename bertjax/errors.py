@@ -17,9 +17,14 @@ class UserError(ValueError):
 
 @contextlib.contextmanager
 def reported() -> Iterator[None]:
-    """Ends the process with exit code 1 and one clear message on a mistake of the user's or of the file system's."""
+    """Ends the process with exit code 1 and one clear message on a mistake of the user's or of the file system's.
+
+    After SIGINT it ends with 130, as shells expect, and says no more.
+    """
     try:
         yield
     except (UserError, OSError) as error:  # OSError: a full disk, a missing file, no permission
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)

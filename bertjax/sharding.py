@@ -26,6 +26,7 @@ QKV_NDHK, QKV_BIAS_NHK = P(None, "fsdp", "model", None), P(None, "model", None)
 OUT_HKD = P("model", None, "fsdp")
 UP_DF, UP_BIAS_F = P("fsdp", "model"), P("model")
 DOWN_FD = P("model", "fsdp")
+DENSE_DD = P("fsdp", None)
 EMBED_VD, VOCAB_BIAS_V = P(("model", "fsdp"), None), P(("model", "fsdp"))
 REPLICATED = P()
 
@@ -33,7 +34,7 @@ REPLICATED = P()
 ACT_B = P(BATCH)
 ACT_BSF = P(BATCH, None, "model")
 ACT_NBSHK = P(None, BATCH, None, "model", None)
-LOGITS_BMV = P(BATCH, None, "model")
+LOGITS_BMV, LOGITS_V = P(BATCH, None, "model"), P("model")
 
 
 def make_mesh(c: MeshConfig, devices: list[jax.Device] | None = None) -> jax.sharding.Mesh:

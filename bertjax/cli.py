@@ -1,0 +1,135 @@
+"""The `bertjax` command: prepare, predict, report."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from bertjax.data.prepare import PrepareConfig
+from bertjax.errors import UserError, reported
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepare:
+    """Prepares text for pretraining: documents, sentences, word pieces, pairs, shards.
+
+    Reads .txt (a blank line between documents) and .jsonl (an object a line with "text" or "paragraphs"), also
+    compressed (.gz .bz2 .xz .zst).
+    """
+
+    inputs: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """Files, folders or patterns."""
+    settings: Annotated[PrepareConfig, tyro.conf.arg(name="")]
+
+    def run(self) -> None:
+        """Prepares, and says what was made."""
+        from bertjax.data.prepare import prepare
+
+        manifest = prepare(self.settings, self.inputs)
+        rows = {split: described["rows"] for split, described in manifest["splits"].items()}
+        print(
+            json.dumps({"output": self.settings.output, "rows": rows, "vocabulary": manifest["vocabulary"]["entries"]})
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Predict:
+    """Asks a trained model; one JSON object a line for each text.
+
+    fill-mask: the likeliest word pieces for each [MASK]. classify: the label of each text (a tab parts the texts of a
+    pair). embed: a vector for each text.
+    """
+
+    what: Annotated[Literal["fill-mask", "classify", "embed"], tyro.conf.Positional]
+    """What to ask."""
+    texts: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    """The texts; without any they are the lines of --file or of standard input."""
+    model: str = tyro.MISSING
+    """Workdir of a pretraining run, of a fine-tuning run for classify."""
+    file: str | None = None
+    """A text file, a text a line."""
+    top_k: int = 5
+    """Candidates for a [MASK]."""
+    pooling: Literal["mean", "cls"] = "mean"
+    """The vector of a text: the mean over its tokens, or that of [CLS]."""
+    normalize: bool = False
+    """Scale vectors to length 1."""
+    truncate: bool = False
+    """Cut what is too long for the model instead of refusing it."""
+
+    def run(self) -> None:
+        """Prints an answer for each text."""
+        from bertjax import backend
+        from bertjax.inference import load
+
+        backend.start()
+        model = load(self.model)
+        for chunk in _chunks(self._lines()):
+            for text, answer in zip(chunk, self._answers(model, chunk), strict=True):
+                print(json.dumps({"text": text} | answer, ensure_ascii=False), flush=True)
+
+    def _answers(self, model: Any, texts: list[str]) -> Iterator[dict[str, Any]]:
+        if self.what == "fill-mask":
+            for found in model.fill_mask(texts, top_k=self.top_k):
+                yield {"masks": found}
+        elif self.what == "classify":
+            pairs = [tuple(text.split("\t")) if "\t" in text else text for text in texts]
+            yield from model.classify(pairs, truncate=self.truncate)
+        else:
+            vectors = model.embed(texts, self.pooling, normalize=self.normalize, truncate=self.truncate)
+            for vector in vectors:
+                yield {"embedding": [round(float(x), 6) for x in vector]}
+
+    def _lines(self) -> Iterator[str]:
+        if self.texts and self.file:
+            raise UserError("give texts or --file, not both")
+        if self.texts:
+            yield from self.texts
+        elif self.file:
+            with Path(self.file).open(encoding="utf-8") as lines:
+                yield from (line.rstrip("\n") for line in lines)
+        else:
+            yield from (line.rstrip("\n") for line in sys.stdin)
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """Writes a run's report.html: its state, its figures beside their baselines, its curves, its config."""
+
+    workdir: Annotated[str, tyro.conf.Positional]
+    """The run's folder."""
+
+    def run(self) -> None:
+        """Writes it, and says where."""
+        from bertjax.report import write_report
+
+        print(write_report(Path(self.workdir)))
+
+
+COMMANDS = {"prepare": Prepare, "predict": Predict, "report": Report}
+CHUNK = 256  # texts computed before their answers are printed
+
+
+def main() -> None:
+    """The command; exit code 2 for a mistake on the command line, 1 for any other of a user's."""
+    kinds = [Annotated[kind, tyro.conf.subcommand(name)] for name, kind in COMMANDS.items()]
+    command: Any = tyro.cli(tyro.conf.OmitSubcommandPrefixes[kinds[0] | kinds[1] | kinds[2]], prog="bertjax")  # type: ignore[operator, valid-type]
+    with reported():
+        command.run()
+
+
+def _chunks(texts: Iterator[str]) -> Iterator[list[str]]:
+    chunk: list[str] = []
+    for text in texts:
+        chunk.append(text)
+        if len(chunk) == CHUNK:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk

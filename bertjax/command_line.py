@@ -1,0 +1,77 @@
+"""`--config=FILE --workdir=DIR [--group.field=value ...]`: a config file, then the command line over it."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import runpy
+import sys
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import tyro
+
+C = TypeVar("C")
+
+
+def parse(kind: type[C], description: str, argv: list[str] | None = None) -> tuple[C, str]:
+    """Returns the config and the workdir that the command line asks for.
+
+    The file named by --config is Python whose `get_config()` returns a `kind`; its values are the defaults, and --help
+    shows them. A mistake ends the process with exit code 2 and a message.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    finder.add_argument("--config")
+    path = finder.parse_known_args(argv)[0].config
+    default = kind() if path is None else _load(path, kind)
+
+    arguments = dataclasses.make_dataclass(
+        "Arguments",
+        [
+            ("config", Annotated[Any, tyro.conf.arg(name="", constructor=kind)], dataclasses.field(default=default)),
+            (
+                "workdir",
+                Annotated[str, tyro.conf.arg(help="Folder of the run: made, or resumed.")],
+                dataclasses.field(default=tyro.MISSING),
+            ),
+            (
+                "file",
+                Annotated[
+                    str, tyro.conf.arg(name="config", help="Python file whose get_config() makes the defaults below.")
+                ],
+                dataclasses.field(default=tyro.MISSING if path is None else path),
+            ),
+        ],
+        frozen=True,
+    )
+    try:
+        parsed: Any = tyro.cli(arguments, description=description, args=argv)
+    except ValueError as error:  # what no group can check by itself
+        _refuse(str(error))
+    return parsed.config, parsed.workdir
+
+
+def _load(path: str, kind: type[C]) -> C:
+    """Returns what the file's get_config() returns, or ends with exit code 2."""
+    if not Path(path).is_file():
+        _refuse(f"--config={path} does not exist; configs/ has {_config_files()}")
+    try:
+        namespace = runpy.run_path(path)
+        if "get_config" not in namespace:
+            _refuse(f"--config={path} has no function get_config()")
+        config = namespace["get_config"]()
+    except (ValueError, TypeError) as error:  # a value that the config refuses, a field that it lacks
+        _refuse(f"--config={path}: {error}")
+    if not isinstance(config, kind):
+        _refuse(f"--config={path}: get_config() returned a {type(config).__name__}, not a {kind.__name__}")
+    return config
+
+
+def _config_files() -> str:
+    return ", ".join(sorted(str(p) for p in Path("configs").rglob("*.py"))) or "none here"
+
+
+def _refuse(message: str) -> Any:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)

@@ -1,0 +1,141 @@
+"""A prepared corpus, read by index; what is wrong with it is said with the directory, the split and the record."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import operator
+from pathlib import Path
+from typing import Any, SupportsIndex
+
+import numpy as np
+import tensorflow_datasets as tfds
+from google.protobuf.json_format import ParseError
+
+from bertjax.data.blocks import Split
+from bertjax.data.tokenizer import Tokenizer
+from bertjax.errors import UserError
+
+MANIFEST_VERSION = 1
+
+Manifest = dict[str, Any]
+Record = dict[str, np.ndarray]
+
+
+class Records:
+    """The rows of a split: `len()` of them, each a dict of `ids` [n], `lengths` [P, 2], `labels` [P], `pairs` [P]."""
+
+    def __init__(self, directory: Path, split: Split, manifest: Manifest):
+        self._where = f"{directory}, split {split}"
+        self._vocab_size = manifest["vocabulary"]["entries"]
+        shards = manifest["splits"][split]["shards"]
+        self._source = tfds.builder_from_directory(directory).as_data_source(split)
+        # Shards are written apart and number their pairs from 0; in the split the numbers go on.
+        self._first_rows = np.cumsum([0, *(shard["rows"] for shard in shards)])
+        self._first_pairs = np.cumsum([0, *(shard["pairs"] for shard in shards)])
+        if len(self._source) != self._first_rows[-1]:
+            raise UserError(
+                f"{self._where}: dataset_info.json says {len(self._source)} rows, manifest.json {self._first_rows[-1]};"
+                " prepare the corpus again"
+            )
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, row: SupportsIndex) -> Record:
+        """Returns a row. Raises: UserError if it is damaged, IndexError if there is none."""
+        index = operator.index(row)  # NumPy's integers too
+        if not 0 <= index < len(self):
+            raise IndexError(f"{self._where} has rows 0 to {len(self) - 1}, not {index}")
+        try:
+            record: Record = self._source[index]
+        except (RuntimeError, ValueError, KeyError) as error:  # what ArrayRecord and TFDS raise; neither names a file
+            raise UserError(f"{self._where}, record {index} is damaged ({error}); prepare the corpus again") from error
+        if record["ids"].max(initial=0) >= self._vocab_size or record["ids"].min(initial=0) < 0:
+            raise UserError(
+                f"{self._where}, record {index} holds the id {record['ids'].max()}, but the vocabulary has"
+                f" {self._vocab_size} entries; prepare the corpus again"
+            )
+        shard = np.searchsorted(self._first_rows, index, side="right") - 1
+        return record | {"pairs": record["pairs"] + self._first_pairs[shard]}
+
+
+@dataclasses.dataclass(frozen=True)
+class Corpus:
+    """What `open_corpus` returns."""
+
+    directory: Path
+    train: Records
+    validation: Records
+    tokenizer: Tokenizer
+    manifest: Manifest
+    token_counts: np.ndarray
+    """int64 [V], how often each id occurs in the training rows; 0 for special tokens."""
+
+    @property
+    def tokenizer_directory(self) -> Path:
+        """Where the tokenizer's files are."""
+        return self.directory / "tokenizer"
+
+    @property
+    def next_sentence(self) -> bool:
+        """Whether the rows are pairs with a next-sentence label."""
+        return bool(self.manifest["settings"]["next_sentence"])
+
+    @property
+    def pairs_per_row(self) -> int:
+        """P: the most pairs that a row holds."""
+        return 1
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """A hash of the manifest: equal ones mean the same rows."""
+        text = json.dumps(self.manifest, sort_keys=True)
+        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def open_corpus(directory: str | Path) -> Corpus:
+    """Returns the corpus that `bertjax prepare` wrote.
+
+    Raises: UserError if the directory does not hold one, or part of it is missing or cut off.
+    """
+    directory = Path(directory)
+    manifest = read_manifest(directory)
+    for split in manifest["splits"].values():
+        for shard in split["shards"]:
+            _check_size(directory / shard["name"], shard["bytes"])
+    tokenizer = Tokenizer.load(directory / "tokenizer")
+    if tokenizer.fingerprint != manifest["vocabulary"]["fingerprint"]:
+        raise UserError(f"{directory}/tokenizer is not the one that the corpus was prepared with; prepare it again")
+    try:
+        records = {split: Records(directory, split, manifest) for split in manifest["splits"]}
+        token_counts = np.load(directory / "token_counts.npy", allow_pickle=False)
+    except (OSError, ValueError, ParseError) as error:
+        raise UserError(f"{directory} is not complete ({error}); prepare the corpus again") from error
+    return Corpus(directory, records["train"], records["validation"], tokenizer, manifest, token_counts)
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """Returns the manifest. Raises: UserError if there is none that this version reads."""
+    path = directory / "manifest.json"
+    try:
+        manifest: Manifest = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{directory} holds no prepared corpus (no manifest.json); run `bertjax prepare`") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}); prepare the corpus again") from error
+    version = manifest.get("version") if isinstance(manifest, dict) else None
+    if version != MANIFEST_VERSION:
+        raise UserError(
+            f"{path} has version {version}, this bertjax reads {MANIFEST_VERSION}; prepare the corpus again"
+        )
+    return manifest
+
+
+def _check_size(path: Path, size: int) -> None:
+    if not path.is_file():
+        raise UserError(f"the shard {path} is missing; prepare the corpus again")
+    if path.stat().st_size != size:
+        raise UserError(f"{path} has {path.stat().st_size} bytes instead of {size}; prepare the corpus again")

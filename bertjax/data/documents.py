@@ -1,0 +1,209 @@
+"""Documents from text files: `.txt` and `.jsonl`, plain or compressed, read as a stream."""
+
+from __future__ import annotations
+
+import bz2
+import glob
+import gzip
+import io
+import json
+import lzma
+import os
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, NamedTuple
+
+import zstandard
+
+from bertjax.errors import UserError
+
+Decompressor = Callable[[BinaryIO], Any]  # Any: each library has a file class of its own
+EncodingErrors = Literal["strict", "replace"]
+
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+class Document(NamedTuple):
+    """A text whose next sentences follow each other. Documents of one group land in the same split."""
+
+    paragraphs: tuple[str, ...]
+    group: str | None = None
+
+
+class _Line(NamedTuple):
+    """A decoded line and where it stands, for messages."""
+
+    text: str
+    where: str
+
+
+def find_files(paths: Sequence[str | Path]) -> list[Path]:
+    """Returns the files that files, directories (their files of a known suffix) and patterns stand for, in order.
+
+    Raises: UserError if one of them matches nothing or a file has an unknown suffix.
+    """
+    files = [file for path in paths for file in _matches(Path(path))]
+    if not files:
+        raise UserError("no input files were given; name files, directories or patterns")
+    for file in files:
+        _format_of(file)
+    return files
+
+
+def read_documents(paths: Sequence[str | Path], encoding_errors: EncodingErrors = "strict") -> Iterator[Document]:
+    """Yields the documents of the files in order; those without text are left out.
+
+    `.txt`: a line is a paragraph, a blank line ends the document. `.jsonl`: a line is a document, {"text": str} with a
+    paragraph a line or {"paragraphs": [str]}, and possibly "group": str; other keys are not read.
+
+    Raises: UserError, with file and position, for what is not text, not such JSON, or damaged.
+    """
+    for path in find_files(paths):
+        documents, decompressed = _format_of(path)
+        with path.open("rb") as raw, decompressed(raw) as stream:
+            for document in documents(_lines(path, stream, encoding_errors)):
+                if document.paragraphs:
+                    yield document
+
+
+def _matches(path: Path) -> list[Path]:
+    if path.is_dir():
+        found = [file for file in path.rglob("*") if file.is_file() and _suffixes(file) in KNOWN_SUFFIXES]
+    elif path.exists() or not glob.has_magic(str(path)):
+        found = [path]
+    else:
+        found = [Path(match) for match in glob.glob(str(path), recursive=True) if os.path.isfile(match)]
+    if not found:
+        raise UserError(f"{path} holds no text files; known are {', '.join(KNOWN_SUFFIXES)}")
+    if not all(file.is_file() for file in found):
+        raise UserError(f"{path} does not exist; name a file, a directory or a pattern that does")
+    return sorted(found)
+
+
+def _suffixes(path: Path) -> str:
+    return "".join(path.suffixes[-2:] if path.suffix in DECOMPRESSORS else path.suffixes[-1:])
+
+
+def _format_of(path: Path) -> tuple[Callable[[Iterator[_Line]], Iterator[Document]], Decompressor]:
+    name, _, compression = _suffixes(path).removeprefix(".").partition(".")
+    if _suffixes(path) not in KNOWN_SUFFIXES:
+        raise UserError(f"{path} is no kind of file that can be read; known are {', '.join(KNOWN_SUFFIXES)}")
+    return FORMATS[f".{name}"], DECOMPRESSORS[f".{compression}" if compression else ""]
+
+
+def _lines(path: Path, stream: BinaryIO, encoding_errors: EncodingErrors) -> Iterator[_Line]:
+    offset = 0
+    try:
+        for number, raw in enumerate(stream, 1):
+            line = raw.removeprefix(BYTE_ORDER_MARK) if number == 1 else raw
+            try:
+                yield _Line(line.decode("utf-8", encoding_errors), f"{path}:{number}")
+            except UnicodeDecodeError as error:
+                position = offset + len(raw) - len(line) + error.start
+                raise UserError(
+                    f"{path}:{number}: byte 0x{line[error.start]:02x} at offset {position} is not UTF-8 text;"
+                    " convert the file, or go on with --encoding-errors=replace"
+                ) from error
+            offset += len(raw)
+    except (EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError, zstandard.ZstdError) as error:
+        raise UserError(f"{path} is damaged or cut off ({error}); fetch it again") from error
+    except OSError as error:
+        if error.errno is None:  # bz2 reports damage as an OSError without a number
+            raise UserError(f"{path} is damaged or cut off ({error}); fetch it again") from error
+        raise
+
+
+def _documents_from_text(lines: Iterator[_Line]) -> Iterator[Document]:
+    paragraphs: list[str] = []
+    for line in lines:
+        paragraph = line.text.strip()
+        if paragraph:
+            paragraphs.append(paragraph)
+        elif paragraphs:
+            yield Document(tuple(paragraphs))
+            paragraphs = []
+    yield Document(tuple(paragraphs))
+
+
+def _documents_from_jsonl(lines: Iterator[_Line]) -> Iterator[Document]:
+    for line in lines:
+        if line.text.strip():
+            yield _document_from_json(line)
+
+
+def _document_from_json(line: _Line) -> Document:
+    try:
+        value = json.loads(line.text)
+    except ValueError as error:
+        raise UserError(f"{line.where}: not JSON ({error}); every line must be an object such as {EXAMPLE}") from error
+    if not isinstance(value, dict) or ("text" in value) == ("paragraphs" in value):
+        raise UserError(f'{line.where}: need an object with either "text" or "paragraphs", such as {EXAMPLE}')
+    paragraphs = value["text"].split("\n") if isinstance(value.get("text"), str) else value.get("paragraphs")
+    if not isinstance(paragraphs, list) or not all(isinstance(paragraph, str) for paragraph in paragraphs):
+        raise UserError(f'{line.where}: "text" must be a string, "paragraphs" a list of strings, such as {EXAMPLE}')
+    return Document(tuple(_stripped(paragraphs, line.where)), _group(value, line.where))
+
+
+def _stripped(paragraphs: list[str], where: str) -> Iterator[str]:
+    for paragraph in map(str.strip, paragraphs):
+        # JSON can spell half of a surrogate pair, which no encoder of text accepts.
+        if not paragraph.isascii() and any("\ud800" <= character <= "\udfff" for character in set(paragraph)):
+            raise UserError(f"{where}: holds half of a surrogate pair (\\ud800 to \\udfff); write whole characters")
+        if paragraph:
+            yield paragraph
+
+
+def _group(value: dict[str, Any], where: str) -> str | None:
+    group = value.get("group")
+    if group is not None and not isinstance(group, str):
+        raise UserError(f'{where}: "group" must be a string, not {group!r}')
+    return group
+
+
+class _ZstdFrames(io.RawIOBase):
+    """The text of zstd frames; unlike the library's own reader it raises EOFError on a file that is cut off."""
+
+    def __init__(self, raw: BinaryIO):
+        self._raw = raw
+        self._frame: zstandard.ZstdDecompressionObj | None = None
+        self._input = self._output = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:  # Any: the buffer protocol has no type before Python 3.12
+        while not self._output:
+            self._input = self._input or self._raw.read(1 << 16)
+            if not self._input:
+                if self._frame is not None:
+                    raise EOFError("the last zstd frame does not end")
+                return 0
+            self._frame = self._frame or zstandard.ZstdDecompressor().decompressobj()
+            self._output = self._frame.decompress(self._input)
+            self._input = self._frame.unused_data
+            if self._frame.eof:
+                self._frame = None
+        size = min(len(buffer), len(self._output))
+        buffer[:size], self._output = self._output[:size], self._output[size:]
+        return size
+
+
+def _plain(raw: BinaryIO) -> BinaryIO:
+    return raw
+
+
+def _zstd(raw: BinaryIO) -> BinaryIO:
+    return io.BufferedReader(_ZstdFrames(raw), 1 << 16)
+
+
+DECOMPRESSORS: dict[str, Decompressor] = {
+    "": _plain,
+    ".gz": gzip.open,
+    ".bz2": bz2.open,
+    ".xz": lzma.open,
+    ".zst": _zstd,
+}
+FORMATS = {".txt": _documents_from_text, ".jsonl": _documents_from_jsonl}
+KNOWN_SUFFIXES = [name + compression for name in FORMATS for compression in DECOMPRESSORS]
+EXAMPLE = '{"text": "..."} or {"paragraphs": ["...", "..."]}'

@@ -1,0 +1,301 @@
+"""From text files to a prepared corpus: a directory with the rows as a TFDS dataset, the tokenizer and a manifest.
+
+    dataset_info.json, features.json, corpus-SPLIT.array_record-I-of-N    what `tfds.builder_from_directory` reads
+    tokenizer/                                                            what `Tokenizer.load` and Hugging Face read
+    manifest.json                                                         settings, sources, counts
+    token_counts.npy                                                      int64 [V], ids in the training rows
+
+It is the same, byte for byte, for any number of workers, and complete or not there at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import functools
+import hashlib
+import itertools
+import json
+import os
+import shutil
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+import tyro
+
+from bertjax.data.blocks import SPLITS, Split, blocks_from_documents
+from bertjax.data.corpus import MANIFEST_VERSION, Manifest, open_corpus
+from bertjax.data.documents import DECOMPRESSORS, EncodingErrors, find_files, read_documents
+from bertjax.data.shards import Shard, ShardOptions, record_features, shard_name, write_shard
+from bertjax.data.tokenizer import Tokenizer
+from bertjax.data.workers import map_in_order
+from bertjax.errors import UserError
+
+BLOCK_SIZE = 16_000_000  # bytes of text; about 200 MB of memory a worker
+VOCABULARY_TEXT = 200_000_000  # bytes of text that a vocabulary is learned from
+
+
+@dataclasses.dataclass(frozen=True)
+class PrepareConfig:
+    """How a corpus is prepared."""
+
+    output: str
+    """The directory to write. One that holds the same corpus already is left as it is."""
+    vocab: str | None = None
+    """A BERT vocabulary file; None learns one from the first 200 MB of the text."""
+    vocab_size: int = 30522
+    """Entries of the vocabulary that is learned, at most."""
+    cased: bool = False
+    """Keep upper case and accents."""
+    seq_len: int = 128
+    """Longest row, with its special tokens."""
+    passes: int = 1
+    """Times that segments and negatives are drawn anew from the training documents, Google's dupe_factor."""
+    next_sentence: Annotated[bool, tyro.conf.arg(aliases=["--nsp"])] = True
+    """Pairs of segments for next-sentence prediction; without it, full sentences up to the length of a row."""
+    short_share: float = 0.1
+    """Share of the documents whose pairs aim at a random shorter length."""
+    validation_share: float = 0.01
+    """Share of the documents that is held out."""
+    workers: int = 0
+    """Processes; 0 takes one a core. The result does not depend on it."""
+    seed: int = 0
+    """Of the segments and negatives."""
+    encoding_errors: EncodingErrors = "strict"
+    """`replace` puts U+FFFD for bytes that are not UTF-8."""
+
+    def __post_init__(self) -> None:
+        checks = {
+            f"vocab_size={self.vocab_size} is too small; use at least 64": self.vocab_size >= 64,
+            f"seq_len={self.seq_len} is too short; use at least 8": self.seq_len >= 8,
+            f"passes={self.passes} is not greater than 0": self.passes > 0,
+            f"passes={self.passes} would repeat the same rows without next-sentence pairs; use 1": self.passes == 1
+            or self.next_sentence,
+            f"short_share={self.short_share} is not between 0 and 1": 0 <= self.short_share <= 1,
+            f"validation_share={self.validation_share} is not between 0 and 1": 0 < self.validation_share < 1,
+            f"workers={self.workers} is negative; 0 takes one a core": self.workers >= 0,
+            f"seed={self.seed} is negative": self.seed >= 0,
+        }
+        for message, holds in checks.items():
+            if not holds:
+                raise ValueError(message)
+
+
+def prepare(config: PrepareConfig, inputs: Sequence[str | Path]) -> Manifest:
+    """Prepares the corpus in `config.output` unless it is there already, and returns its manifest.
+
+    Raises: UserError for what is wrong with the inputs, the vocabulary, or a directory that holds something else.
+    """
+    files = find_files(inputs)
+    identity = {"version": MANIFEST_VERSION, "settings": _settings(config), "sources": _sources(files)}
+    output = Path(os.path.abspath(config.output))
+    if output.exists() and any(output.iterdir()):
+        return _checked_existing(output, identity)
+    with _partial_directory(output) as partial:
+        tokenizer = _make_tokenizer(config, files)
+        tokenizer.save(partial / "tokenizer")
+        shards = list(_with_progress(_write_shards(config, files, partial, tokenizer), _size_of_text(files)))
+        manifest = identity | _describe(shards, tokenizer, config.seq_len)
+        _finish(partial, shards, manifest, tokenizer)
+        os.rename(partial, output)
+    return manifest
+
+
+def _settings(config: PrepareConfig) -> dict[str, Any]:
+    """Returns what decides about the rows besides the sources."""
+    settings = dataclasses.asdict(config)
+    del settings["output"], settings["workers"]
+    if config.vocab is not None:
+        settings["vocab"] = Tokenizer.from_vocab(config.vocab, cased=config.cased).fingerprint
+    return settings
+
+
+def _sources(files: list[Path]) -> list[dict[str, Any]]:
+    sources = []
+    for path in files:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, functools.partial(hashlib.blake2b, digest_size=16)).hexdigest()
+        sources.append({"name": path.name, "bytes": path.stat().st_size, "blake2b": digest})
+    return sources
+
+
+def _checked_existing(output: Path, identity: Manifest) -> Manifest:
+    if not (output / "manifest.json").exists():
+        raise UserError(f"{output} is not empty and holds no prepared corpus; choose another --output")
+    manifest = open_corpus(output).manifest
+    old, new = ({**m["settings"], "sources": m["sources"]} for m in (manifest, identity))
+    different = [key for key in new if old.get(key) != new[key]]
+    if different:
+        raise UserError(
+            f"{output} holds a corpus prepared with other {', '.join(different)}; choose another --output, or remove it"
+        )
+    print(f"already prepared: {output}", file=sys.stderr)
+    return manifest
+
+
+@contextlib.contextmanager
+def _partial_directory(output: Path) -> Iterator[Path]:
+    """Gives an empty directory beside `output` to one run at a time; it is removed unless it was renamed."""
+    partial = output.with_name(f"{output.name}.partial")
+    partial.mkdir(parents=True, exist_ok=True)
+    lock = os.open(partial, os.O_RDONLY)
+    try:
+        _lock(lock, output)
+        for leftover in partial.iterdir():  # of a run that was killed
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        try:
+            yield partial
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    finally:
+        os.close(lock)
+
+
+def _lock(directory: int, output: Path) -> None:
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with the process, however that ends
+    except BlockingIOError as error:
+        raise UserError(f"another run is preparing {output}; wait for it, or choose another --output") from error
+
+
+def _make_tokenizer(config: PrepareConfig, files: list[Path]) -> Tokenizer:
+    if config.vocab is not None:
+        return Tokenizer.from_vocab(config.vocab, cased=config.cased)
+    print(f"learning a vocabulary from at most {VOCABULARY_TEXT // 1_000_000} MB of text", file=sys.stderr)
+    documents = read_documents(files, config.encoding_errors)
+    texts = _take_text((paragraph for document in documents for paragraph in document.paragraphs), VOCABULARY_TEXT)
+    return Tokenizer.train(texts, vocab_size=config.vocab_size, cased=config.cased)
+
+
+def _take_text(paragraphs: Iterable[str], size: int) -> Iterator[str]:
+    for paragraph in paragraphs:
+        yield paragraph
+        size -= len(paragraph.encode())
+        if size <= 0:
+            return
+
+
+def _write_shards(config: PrepareConfig, files: list[Path], partial: Path, tokenizer: Tokenizer) -> Iterator[Shard]:
+    options = ShardOptions(
+        directory=str(partial),
+        vocabulary=tokenizer.fingerprint,
+        seq_len=config.seq_len,
+        passes=config.passes,
+        next_sentence=config.next_sentence,
+        short_share=config.short_share,
+        seed=config.seed,
+    )
+    blocks = blocks_from_documents(
+        read_documents(files, config.encoding_errors),
+        validation_share=config.validation_share,
+        least=2 if config.next_sentence else 1,
+        block_size=BLOCK_SIZE,
+    )
+    head = list(itertools.islice(blocks, 3))
+    # A corpus of one training block is not worth the start of processes; the tokenizer's threads share it.
+    workers = 1 if len(head) < 3 else config.workers or len(os.sched_getaffinity(0))
+    yield from map_in_order(functools.partial(write_shard, options), itertools.chain(head, blocks), workers)
+
+
+def _size_of_text(files: list[Path]) -> int | None:
+    """Returns about how many bytes of text there are, if the files tell without being read."""
+    if any(path.suffix in DECOMPRESSORS for path in files):
+        return None
+    return sum(path.stat().st_size for path in files)
+
+
+def _with_progress(shards: Iterable[Shard], total: int | None) -> Iterator[Shard]:
+    """Passes the shards on and says on stderr how far they are."""
+    start, said = time.monotonic(), 0.0
+    counts: Counter[str] = Counter()
+    for shard in shards:
+        counts.update(shard.counts)
+        seconds = time.monotonic() - start
+        if seconds - said >= 5:  # seconds between lines
+            said = seconds
+            left = f", {max(0, total / counts['bytes'] - 1) * seconds:.0f} s left" if total else ""
+            print(_progress(counts, seconds) + left, file=sys.stderr)
+        yield shard
+    print(_progress(counts, time.monotonic() - start), file=sys.stderr)
+
+
+def _progress(counts: Counter[str], seconds: float) -> str:
+    size = counts["bytes"] / 1e6
+    return f"prepared {size:.1f} MB, {counts['documents']} documents, {counts['pairs']} rows, {size / seconds:.2f} MB/s"
+
+
+def _describe(shards: list[Shard], tokenizer: Tokenizer, seq_len: int) -> Manifest:
+    return {
+        "vocabulary": {
+            "entries": tokenizer.vocab_size,
+            "cased": tokenizer.cased,
+            "fingerprint": tokenizer.fingerprint,
+        },
+        "splits": {split: _describe_split(_of_split(shards, split), seq_len) for split in SPLITS},
+    }
+
+
+def _of_split(shards: list[Shard], split: Split) -> list[Shard]:
+    return [shard for shard in shards if shard.split == split]
+
+
+def _describe_split(shards: list[Shard], seq_len: int) -> dict[str, Any]:
+    counts: Counter[str] = Counter()
+    for shard in shards:
+        counts.update(shard.counts)  # unlike +, keeps what is 0
+    rows = sum(shard.rows for shard in shards)
+    return {
+        "rows": rows,
+        **counts,
+        "padding_share": 1 - counts["row_tokens"] / (rows * seq_len),
+        "shards": [
+            {
+                "name": shard_name(shard.split, index, len(shards)),
+                "rows": shard.rows,
+                "pairs": shard.counts["pairs"],
+                "bytes": shard.size,
+            }
+            for index, shard in enumerate(shards)
+        ],
+    }
+
+
+def _finish(partial: Path, shards: list[Shard], manifest: Manifest, tokenizer: Tokenizer) -> None:
+    """Gives the shards their final names and writes what stands beside them."""
+    for split in SPLITS:
+        described = manifest["splits"][split]["shards"]
+        for shard, entry in zip(_of_split(shards, split), described, strict=True):
+            os.rename(partial / shard.name, partial / entry["name"])
+    _write_tfds_metadata(partial, manifest)
+    token_counts = sum((shard.token_counts for shard in _of_split(shards, "train")), np.zeros((), np.int64))
+    token_counts[list(tokenizer.special_ids)] = 0
+    np.save(partial / "token_counts.npy", token_counts)
+    (partial / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+
+
+def _write_tfds_metadata(partial: Path, manifest: Manifest) -> None:
+    infos = [
+        tfds.core.SplitInfo(
+            name=name,
+            shard_lengths=[shard["rows"] for shard in split["shards"]],
+            num_bytes=sum(shard["bytes"] for shard in split["shards"]),
+            filename_template=tfds.core.ShardedFileTemplate(
+                data_dir=partial, dataset_name="corpus", split=name, filetype_suffix="array_record"
+            ),
+        )
+        for name, split in manifest["splits"].items()
+    ]
+    tfds.folder_dataset.write_metadata(
+        data_dir=partial,
+        features=record_features(manifest["vocabulary"]["entries"]),
+        split_infos=infos,
+        filename_template="{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
+        check_data=False,  # would need TensorFlow
+    )

@@ -1,0 +1,61 @@
+"""Sentences from a paragraph, by punctuation: fast, for many scripts, right about the common abbreviations."""
+
+from __future__ import annotations
+
+import re
+
+SPACED = ".!?…"  # Latin, Greek, Cyrillic: white space must follow
+# Chinese and Japanese, Indic, Arabic, Armenian, Ethiopic, Burmese, Khmer
+UNSPACED = "。！？｡।॥؟۔։።။។"  # noqa: RUF001 - it lists look-alikes
+
+# What may end a sentence, quotes and brackets that close after it, and the space before the next one. One class of
+# characters in front lets the engine skip what cannot match: 60 MB/s where three alternatives make 30.
+_END = re.compile(rf"""([{SPACED}{UNSPACED}]+)["'”’»)\]」』）】》]*(\s*)(?=\S)""")  # noqa: RUF001
+_CONTINUES = "，、,と"  # noqa: RUF001 - after a quotation that ends in 。
+
+_OPENING = "([\"'“‘«¿¡"  # noqa: RUF001
+_DOTTED = re.compile(r"\w(?:\.\w{1,2})+")  # U.S. e.g. Ph.D.
+_TITLES_AND_REFERENCES = """
+    mr mrs ms mx messrs mme mlle dr drs prof st ste mt ft gen col maj capt cmdr lt sgt cpl gov sen rep pres hon rev fr
+    vs cf ca approx viz fig figs vol vols pp eq eqs ed eds tr dept univ assn bros hr bzw vgl sog evtl ggf
+"""
+_NUMBERED = "no nos nr art sec ch op p jan feb mar apr jun jul aug sep sept oct nov dec febr okt dez"
+_ABBREVIATIONS = frozenset(_TITLES_AND_REFERENCES.split())
+_BEFORE_NUMBERS = frozenset(_NUMBERED.split())
+
+
+def split_sentences(text: str) -> list[str]:
+    """Returns the sentences of `text` in order, without the white space between them; nothing else is lost."""
+    sentences, start = [], 0
+    for end in _END.finditer(text):
+        if _ends_sentence(text, start, end):
+            sentences.append(text[start : end.end()].strip())
+            start = end.end()
+    last = text[start:].strip()
+    return [*sentences, last] if last else sentences
+
+
+def _ends_sentence(text: str, start: int, end: re.Match[str]) -> bool:
+    mark, space = end.groups()
+    following = text[end.end()]
+    if mark[-1] in UNSPACED:
+        return following not in _CONTINUES
+    if not space or following.islower():
+        return False
+    if mark != ".":
+        return True
+    # Twenty characters are more than any abbreviation, and bound the search in a text without spaces.
+    before = text[max(start, end.start() - 20) : end.start()].split()
+    word = before[-1].lstrip(_OPENING) if before else ""
+    return not _is_abbreviation(word, following) and not (word.isdigit() and end.start() - start == len(word))
+
+
+def _is_abbreviation(word: str, following: str) -> bool:
+    if len(word) == 1:
+        return word.isupper() and word != "I"  # an initial; "I" is more often the pronoun
+    lower = word.lower()
+    return (
+        lower in _ABBREVIATIONS
+        or (lower in _BEFORE_NUMBERS and following.isdigit())
+        or _DOTTED.fullmatch(word) is not None
+    )

@@ -1,0 +1,188 @@
+"""From a block of documents to a shard of records: sentences, ids, pairs, ArrayRecord."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import itertools
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import tensorflow_datasets as tfds
+from array_record.python.array_record_module import ArrayRecordWriter
+from tensorflow_datasets.proto import tf_example_pb2
+
+from bertjax.data.blocks import SPLITS, Block, Split
+from bertjax.data.documents import Document
+from bertjax.data.pairs import IS_RANDOM, Pair, pairs_from_documents
+from bertjax.data.sentences import split_sentences
+from bertjax.data.tokenizer import Tokenizer
+from bertjax.errors import UserError
+
+SENTENCES_AT_A_TIME = 4096  # to the tokenizer; bounds the memory of what it returns
+ROWS_AT_A_TIME = 1024  # counted at a time
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardOptions:
+    """What a worker needs besides the block."""
+
+    directory: str
+    """Where the shards go; holds tokenizer/ already."""
+    vocabulary: str
+    """The tokenizer's fingerprint."""
+    seq_len: int
+    passes: int
+    next_sentence: bool
+    short_share: float
+    seed: int
+
+
+class Shard(NamedTuple):
+    """What was written."""
+
+    split: Split
+    name: str
+    rows: int
+    size: int
+    """Bytes of the file."""
+    counts: Counter[str]
+    token_counts: np.ndarray
+    """int64 [V], how often each id occurs in the rows."""
+
+
+def shard_name(split: Split, number: int, shards: int | None = None) -> str:
+    """Returns the name that TFDS expects of a shard, without the last part while the number of shards is not known."""
+    name = f"corpus-{split}.array_record-{number:05d}"
+    return name if shards is None else f"{name}-of-{shards:05d}"
+
+
+def record_features(vocab_size: int) -> tfds.features.FeaturesDict:
+    """Returns the features of a record: a row of P pairs, one after the other in `ids`."""
+    return tfds.features.FeaturesDict(
+        {
+            "ids": tfds.features.Tensor(shape=(None,), dtype=id_dtype(vocab_size), doc="[CLS] A [SEP] B [SEP]"),
+            "lengths": tfds.features.Tensor(shape=(None, 2), dtype=np.int32, doc="of [CLS] A [SEP] and of B [SEP]"),
+            "labels": tfds.features.Tensor(shape=(None,), dtype=np.int8, doc="0 B follows A, 1 B is random"),
+            "pairs": tfds.features.Tensor(shape=(None,), dtype=np.int64, doc="index of the pair in its shard"),
+        }
+    )
+
+
+def id_dtype(vocab_size: int) -> type[np.generic]:
+    """Returns the smallest type of ids that TFDS stores for the vocabulary."""
+    return np.uint16 if vocab_size <= 1 << 16 else np.int32
+
+
+def write_shard(options: ShardOptions, block: Block) -> Shard:
+    """Writes the block's pairs, one a record, and returns what was written; a function of its arguments only.
+
+    Raises: UserError if too few of the documents hold what the tokenizer keeps, or the disk is full.
+    """
+    tokenizer = _tokenizer(options.directory, options.vocabulary)
+    documents = _encode(block.documents, tokenizer)
+    if len(documents) < 1 + options.next_sentence:
+        raise UserError(
+            f"of {len(block.documents)} {block.split} documents only {len(documents)} hold more than control"
+            " characters; check the encoding of the files"
+        )
+    name = shard_name(block.split, block.number)
+    path = os.path.join(options.directory, name)
+    counts = _text_counts(documents, tokenizer.unk_id)
+    counts["bytes"] = block.size
+    token_counts = np.zeros(tokenizer.vocab_size, np.int64)
+    writer = ArrayRecordWriter(path, "group_size:1")
+    for rows in _batches(enumerate(_pairs(documents, block, options, tokenizer)), ROWS_AT_A_TIME):
+        with _writing(path):
+            for index, pair in rows:
+                writer.write(_serialize(pair, index))
+        pairs = [pair for _, pair in rows]
+        token_counts += np.bincount(np.concatenate([pair.ids for pair in pairs]), minlength=len(token_counts))
+        counts.update(_pair_counts(pairs))
+    with _writing(path):
+        writer.close()
+    return Shard(block.split, name, counts["pairs"], os.path.getsize(path), counts, token_counts)
+
+
+@contextlib.contextmanager
+def _writing(path: str) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:  # all that ArrayRecord raises
+        raise UserError(f"{path} could not be written ({error}); make room, or choose another --output") from error
+
+
+@functools.lru_cache(maxsize=1)
+def _tokenizer(directory: str, vocabulary: str) -> Tokenizer:  # noqa: ARG001 - the fingerprint is there for the cache
+    return Tokenizer.load(Path(directory) / "tokenizer")
+
+
+def _encode(documents: Iterable[Document], tokenizer: Tokenizer) -> list[list[np.ndarray]]:
+    """Returns the documents that have any tokens, as lists of their sentences' ids."""
+    sentences = [[s for paragraph in d.paragraphs for s in split_sentences(paragraph)] for d in documents]
+    flat = itertools.chain.from_iterable(sentences)
+    dtype = id_dtype(tokenizer.vocab_size)
+    ids = (
+        np.array(sentence_ids, dtype)
+        for batch in _batches(flat, SENTENCES_AT_A_TIME)
+        for sentence_ids in tokenizer.encode_batch(batch)
+    )
+    encoded = [[s for s in itertools.islice(ids, len(document)) if len(s)] for document in sentences]
+    return [document for document in encoded if document]
+
+
+def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    iterator = iter(items)
+    while batch := list(itertools.islice(iterator, size)):
+        yield batch
+
+
+def _text_counts(documents: list[list[np.ndarray]], unk_id: int) -> Counter[str]:
+    return Counter(
+        documents=len(documents),
+        sentences=sum(map(len, documents)),
+        tokens=sum(len(sentence) for document in documents for sentence in document),
+        unknown_tokens=sum(int(np.sum(np.concatenate(document) == unk_id)) for document in documents),
+    )
+
+
+def _pair_counts(pairs: list[Pair]) -> Counter[str]:
+    return Counter(
+        pairs=len(pairs),
+        random_pairs=sum(pair.label == IS_RANDOM for pair in pairs),
+        one_sentence_pairs=sum(pair.one_sentence for pair in pairs),
+        row_tokens=sum(len(pair.ids) for pair in pairs),
+    )
+
+
+def _pairs(
+    documents: list[list[np.ndarray]], block: Block, options: ShardOptions, tokenizer: Tokenizer
+) -> Iterable[Pair]:
+    passes = options.passes if block.split == "train" else 1
+    for number in range(passes):
+        yield from pairs_from_documents(
+            documents,
+            np.random.default_rng((options.seed, SPLITS.index(block.split), block.number, number)),
+            seq_len=options.seq_len,
+            cls_id=tokenizer.cls_id,
+            sep_id=tokenizer.sep_id,
+            next_sentence=options.next_sentence,
+            short_share=options.short_share,
+        )
+
+
+def _serialize(pair: Pair, index: int) -> bytes:
+    """Returns what `record_features(...).serialize_example` would, in 14 µs instead of 60, the same bytes always."""
+    example = tf_example_pb2.Example()
+    feature = example.features.feature
+    feature["ids"].int64_list.value.extend(pair.ids.tolist())
+    feature["lengths"].int64_list.value.extend((pair.first_length, pair.second_length))
+    feature["labels"].int64_list.value.append(pair.label)
+    feature["pairs"].int64_list.value.append(index)
+    return example.SerializeToString(deterministic=True)

@@ -1,0 +1,290 @@
+"""A trained model for use: words for [MASK], vectors of texts and of their tokens, classes of texts.
+
+Shape letters: B batch (rows), S position, D width, M masked positions, V vocabulary, N texts, K candidates.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypedDict, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from bertjax import runs
+from bertjax.config import Config, MeshConfig, ModelConfig
+from bertjax.data.tokenizer import MASK, Tokenizer
+from bertjax.errors import UserError
+from bertjax.model.encoder import Encoder
+from bertjax.model.pretraining import BertForPretraining, gather
+from bertjax.sharding import ACT_B, make_mesh
+from bertjax.tasks import classification
+from bertjax.tasks.batches import Features, evaluation_batches, make_batch
+from bertjax.training.checkpoints import best_step, load_params
+from bertjax.training.step import Batch, to_mesh
+
+Pooling = Literal["mean", "cls"]
+Text = str | tuple[str, str]
+"""A text, or a pair of texts."""
+
+ROWS = 32  # most texts computed at a time
+BEST = "accuracy"  # of a fine-tuning's checkpoints the one with the highest is kept (finetune.py) and used
+
+
+class Candidate(TypedDict):
+    """A piece for a [MASK]; `text` has it in its place."""
+
+    token: str
+    id: int
+    probability: float
+    text: str
+
+
+class Classification(TypedDict):
+    """The likeliest label of a text, and the probability of every label."""
+
+    label: str
+    probability: float
+    probabilities: dict[str, float]
+
+
+class Tokens(NamedTuple):
+    """The word pieces of a text, where each begins and ends in it (characters), and their vectors, float32 [n, D]."""
+
+    pieces: list[str]
+    offsets: list[tuple[int, int]]
+    vectors: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Model:
+    """A model, its weights and its tokenizer. Whatever is wrong with a text is a UserError that says which and why."""
+
+    config: ModelConfig
+    tokenizer: Tokenizer
+    graphdef: nnx.GraphDef[Any]
+    params: nnx.State
+    mesh: jax.sharding.Mesh
+    labels: tuple[str, ...] = ()
+    """Of a classifier, in the order of its logits."""
+
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder, to be called under `jax.set_mesh(model.mesh)`."""
+        encoder: Encoder = nnx.merge(self.graphdef, self.params).encoder
+        return encoder
+
+    def fill_mask(self, texts: str | Sequence[str], top_k: int = 5) -> list[Any]:
+        """Returns for each [MASK] of a text its `top_k` likeliest Candidates; of several texts, a list of that each."""
+        if "masked_lm" not in self.params:
+            raise UserError("this model has no masked-LM head: load the folder of the pretraining")
+        if not 1 <= top_k <= self.tokenizer.vocab_size:
+            raise UserError(f"top_k={top_k} is not between 1 and the {self.tokenizer.vocab_size} of the vocabulary")
+        checked = _checked(texts)
+        ids = [self._ids_with_masks(text, i) for i, text in enumerate(checked)]
+        self._check_lengths(ids, "shorten it")
+        masked = [np.flatnonzero(row == self.tokenizer.mask_id) for row in ids]
+        masked_NM = np.zeros((len(ids), _power_of_two(max(map(len, masked), default=1))), np.int32)
+        for row_M, positions in zip(masked_NM, masked, strict=True):
+            row_M[: len(positions)] = positions
+
+        def likeliest(batch: Batch, rows: np.ndarray) -> tuple[jax.Array, jax.Array]:
+            predict_BM = np.zeros((len(batch["ids"]), masked_NM.shape[1]), np.int32)
+            predict_BM[: len(rows)] = masked_NM[rows]
+            return _likeliest(self.graphdef, self.params, batch, predict_BM, self.tokenizer.vocab_size, top_k)
+
+        features = Features(ids, [np.zeros_like(row) for row in ids], {}, self.tokenizer.pad_id)
+        found = self._map(likeliest, features)
+        filled = [
+            [self._candidates(text, which, *(x[which] for x in row)) for which in range(len(positions))]
+            for text, row, positions in zip(checked, found, masked, strict=True)
+        ]
+        return filled[0] if isinstance(texts, str) else filled
+
+    def embed(
+        self,
+        texts: str | Sequence[str],
+        pooling: Pooling = "mean",
+        *,
+        normalize: bool = False,
+        truncate: bool = False,
+    ) -> np.ndarray:
+        """Returns a vector for each text, float32 [N, D]: the mean over its tokens, [CLS] and [SEP] too, or [CLS]'s.
+
+        With `normalize` they have length 1.
+        """
+        if pooling not in get_args(Pooling):
+            raise UserError(f"pooling={pooling!r} is unknown; use one of {get_args(Pooling)}")
+        features = self._features(_checked(texts), truncate=truncate)
+        vectors = self._map(lambda batch, _: _pooled(self.graphdef, self.params, batch, pooling), features)
+        vectors_ND = np.stack(vectors) if vectors else np.zeros((0, self.config.width), np.float32)
+        return vectors_ND / np.linalg.norm(vectors_ND, axis=-1, keepdims=True) if normalize else vectors_ND
+
+    def tokens(self, text: str, *, truncate: bool = False) -> Tokens:
+        """Returns the word pieces of a text, without [CLS] and [SEP], with their contextual vectors."""
+        features = self._features(_checked([text]), truncate=truncate)
+        _, pieces, offsets = self.tokenizer.encode_with_offsets(text)
+        kept = len(features.ids[0]) - 2
+        (vectors_SD,) = self._map(lambda batch, _: _hidden(self.graphdef, self.params, batch), features)
+        return Tokens(pieces[:kept], offsets[:kept], vectors_SD[1 : 1 + kept])
+
+    def classify(self, texts: Text | list[Text], *, truncate: bool = False) -> list[Classification]:
+        """Returns the label of each text; of a pair of texts, where the model was trained on pairs."""
+        if not self.labels:
+            raise UserError("this model has no classes: fine-tune it, and load the folder of the fine-tuning")
+        features = self._features(_checked(texts, pairs=True), truncate=truncate)
+        found = self._map(lambda batch, _: _probabilities(self.graphdef, self.params, batch), features)
+        return [self._classification(row_C) for row_C in found]
+
+    def _classification(self, probabilities_C: np.ndarray) -> Classification:
+        best = int(probabilities_C.argmax())
+        named = dict(zip(self.labels, map(float, probabilities_C), strict=True))
+        return Classification(label=self.labels[best], probability=float(probabilities_C[best]), probabilities=named)
+
+    def _features(self, texts: Sequence[Text], *, truncate: bool) -> Features:
+        pairs = [(text, None) if isinstance(text, str) else text for text in texts]
+        examples = [classification.Example(first, second, None, i) for i, (first, second) in enumerate(pairs)]
+        limit = self.config.max_positions if truncate else sys.maxsize
+        features = classification.features(examples, self.tokenizer, limit, self.labels)
+        for i, (row, (_, second)) in enumerate(zip(features.ids, pairs, strict=True)):
+            if len(row) <= (2 if second is None else 3):
+                raise UserError(f"texts[{i}] has no tokens: {_shown(texts[i])}; leave it out")
+        self._check_lengths(features.ids, "shorten it, or pass truncate=True")
+        return features
+
+    def _check_lengths(self, ids: Sequence[np.ndarray], remedy: str) -> None:
+        for i, row in enumerate(ids):
+            if len(row) > self.config.max_positions:
+                raise UserError(
+                    f"texts[{i}] has {len(row)} tokens with [CLS] and [SEP], the model reads at most"
+                    f" {self.config.max_positions}; {remedy}"
+                )
+
+    def _ids_with_masks(self, text: str, index: int) -> np.ndarray:
+        parts = text.split(MASK)
+        if len(parts) == 1:
+            raise UserError(f"texts[{index}] has no {MASK}: {_shown(text)}; write {MASK} where a word is to be found")
+        first, *others = self.tokenizer.encode_batch(parts)
+        tail = [token for part in others for token in (self.tokenizer.mask_id, *part)]
+        return np.array([self.tokenizer.cls_id, *first, *tail, self.tokenizer.sep_id], np.int32)
+
+    def _candidates(self, text: str, which: int, probabilities_K: np.ndarray, ids_K: np.ndarray) -> list[Candidate]:
+        parts = text.split(MASK)
+        before, after = MASK.join(parts[: which + 1]), MASK.join(parts[which + 1 :])
+        candidates = []
+        for probability, token_id in zip(probabilities_K, ids_K, strict=True):
+            token = self.tokenizer.piece(int(token_id))
+            joined = before.rstrip() + token[2:] if token.startswith("##") else before + token
+            candidates.append(
+                Candidate(token=token, id=int(token_id), probability=float(probability), text=joined + after)
+            )
+        return candidates
+
+    def _map(self, function: Callable[[Batch, np.ndarray], Any], features: Features) -> list[Any]:
+        """Returns what `function(batch, indices of its examples)` has for each example, as NumPy arrays.
+
+        Batches have powers of two as their sizes, so that few shapes are compiled.
+        """
+        results: list[Any] = [None] * len(features.ids)
+        with jax.set_mesh(self.mesh):
+            for choice in evaluation_batches(features.lengths_N, ROWS, self.config.max_positions):
+                batch = make_batch(features, choice, _power_of_two(len(choice.indices)))
+                computed = jax.device_get(function(to_mesh(batch, self.mesh), choice.indices))
+                for row, i in enumerate(choice.indices):
+                    results[i] = jax.tree.map(lambda x, row=row: x[row], computed)
+        return results
+
+
+def load(path: str | Path, *, step: int | None = None) -> Model:
+    """Returns the model of a workdir on one device: of a pretraining the newest checkpoint, of a fine-tuning the best.
+
+    `step` names another. Raises: UserError if it is no workdir, or the checkpoint is damaged or of another model.
+    """
+    facts = runs.read_facts(path)
+    labels = tuple(facts.get("labels", ()))
+    if labels:
+        c = runs.config_from_dict(ModelConfig, facts["model"], str(Path(path) / "config.json"))
+        step = best_step(path, BEST) if step is None else step
+    else:
+        c = runs.read_config(path, Config).model
+
+    def make_model() -> BertForPretraining | classification.SequenceClassifier:
+        rngs = nnx.Rngs(0)
+        if labels:
+            return classification.SequenceClassifier(c, len(labels), rngs=rngs)
+        return BertForPretraining(c, rngs=rngs)
+
+    mesh = make_mesh(MeshConfig(), jax.local_devices()[:1])
+    with jax.set_mesh(mesh):
+        graphdef, abstract = nnx.split(nnx.eval_shape(make_model))
+        params = load_params(path, abstract, step=step)
+    return Model(c, Tokenizer.load(Path(path) / "tokenizer"), graphdef, params, mesh, labels)
+
+
+def _checked(texts: Any, *, pairs: bool = False) -> list[Any]:
+    """Returns the texts as a list, with `pairs` also of pairs of them.
+
+    Raises: UserError, with which one, if something is not a text, or is empty.
+    """
+    if not isinstance(texts, str | Sequence):
+        raise UserError(f"{_shown(texts)} is not a text; give a string or a list of strings")
+    listed = [texts] if isinstance(texts, str) else list(texts)
+    for i, text in enumerate(listed):
+        parts = text if pairs and isinstance(text, tuple) and len(text) == 2 else (text,)
+        for part in parts:
+            if not isinstance(part, str):
+                raise UserError(f"texts[{i}] is not a text: {_shown(part)}; give a string")
+            if not part.strip():
+                raise UserError(f"texts[{i}] is empty; leave it out")
+            if not part.isascii() and any("\ud800" <= character <= "\udfff" for character in part):
+                raise UserError(f"texts[{i}] holds half of a surrogate pair: {_shown(part)}; write whole characters")
+    return listed
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _power_of_two(least: int) -> int:
+    return 1 << (least - 1).bit_length()
+
+
+@functools.partial(jax.jit, static_argnames="graphdef")
+def _hidden(graphdef: nnx.GraphDef[Any], params: nnx.State, batch: Batch) -> jax.Array:
+    encoder = nnx.merge(graphdef, params).encoder
+    hidden_BSD: jax.Array = encoder(batch["ids"], batch["segments"], batch["positions"], batch["spans"])
+    return hidden_BSD
+
+
+@functools.partial(jax.jit, static_argnames=("graphdef", "pooling"))
+def _pooled(graphdef: nnx.GraphDef[Any], params: nnx.State, batch: Batch, pooling: Pooling) -> jax.Array:
+    x_BSD = _hidden(graphdef, params, batch)
+    if pooling == "cls":
+        return x_BSD[:, 0]
+    real_BS1 = (batch["spans"] > 0)[..., None]
+    return jnp.sum(x_BSD * real_BS1, axis=1) / jnp.maximum(jnp.sum(real_BS1, axis=1), 1)
+
+
+@functools.partial(jax.jit, static_argnames=("graphdef", "vocab_size", "top_k"))
+def _likeliest(
+    graphdef: nnx.GraphDef[Any], params: nnx.State, batch: Batch, predict_BM: jax.Array, vocab_size: int, top_k: int
+) -> tuple[jax.Array, jax.Array]:
+    """Returns (probabilities_BMK, ids_BMK) among the entries that the tokenizer has, which may be fewer than V."""
+    model = nnx.merge(graphdef, params)
+    x_BMD = gather(_hidden(graphdef, params, batch), predict_BM)
+    logits_BMV = model.masked_lm(x_BMD, model.encoder.embeddings.token.embedding[...])
+    logits_BMV = jax.sharding.reshard(logits_BMV, ACT_B)[..., :vocab_size]
+    probabilities_BMK, ids_BMK = jax.lax.top_k(jax.nn.softmax(logits_BMV.astype(jnp.float32)), top_k)
+    return probabilities_BMK, ids_BMK
+
+
+@functools.partial(jax.jit, static_argnames="graphdef")
+def _probabilities(graphdef: nnx.GraphDef[Any], params: nnx.State, batch: Batch) -> jax.Array:
+    return jax.nn.softmax(classification.logits(nnx.merge(graphdef, params), batch).astype(jnp.float32))

@@ -1,0 +1,30 @@
+"""Attention: the one place that chooses how it is computed."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from bertjax.model import layers
+
+
+def attention(
+    q_BSHK: jax.Array,
+    k_BTHK: jax.Array,
+    v_BTHK: jax.Array,
+    spans_BS: jax.Array,
+    *,
+    dropout: float,
+    key: jax.Array | None,
+) -> jax.Array:
+    """Returns o_BSHK, the values averaged by scaled dot products over the positions of the same span.
+
+    Softmax is computed in float32. Padding (span 0) sees padding, so that its rows stay finite; nothing else sees it.
+    Source: Vaswani et al. 2017, section 3.2.1.
+    """
+    keep_BST = spans_BS[:, :, None] == spans_BS[:, None, :]
+    logits_BHST = jnp.einsum("BSHK,BTHK->BHST", q_BSHK, k_BTHK, preferred_element_type=jnp.float32)
+    logits_BHST = jnp.where(keep_BST[:, None], logits_BHST * q_BSHK.shape[-1] ** -0.5, layers.LARGE_NEGATIVE)
+    weights_BHST = jax.nn.softmax(logits_BHST).astype(v_BTHK.dtype)
+    weights_BHST = layers.dropout(weights_BHST, dropout, key)
+    return jnp.einsum("BHST,BTHK->BSHK", weights_BHST, v_BTHK)

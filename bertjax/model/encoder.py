@@ -1,0 +1,162 @@
+"""The encoder: embeddings and a stack of blocks. The blocks' weights are stored stacked, one leaf [L, ...] each.
+
+The modules are made and called under `jax.set_mesh(make_mesh(...))`; the shardings are those of bertjax/sharding.py.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from bertjax.config import ModelConfig
+from bertjax.errors import UserError
+from bertjax.model import layers
+from bertjax.model.attention import attention
+from bertjax.sharding import (
+    ACT_B,
+    ACT_BSF,
+    ACT_NBSHK,
+    DOWN_FD,
+    EMBED_VD,
+    OUT_HKD,
+    QKV_BIAS_NHK,
+    QKV_NDHK,
+    REPLICATED,
+    UP_BIAS_F,
+    UP_DF,
+)
+
+VOCAB_MULTIPLE = 128  # TPU lanes; also divides over every mesh whose (model, fsdp) axes are powers of two up to it
+
+
+def padded_vocab_size(c: ModelConfig) -> int:
+    """Returns the rows of the token embedding: the vocabulary and padding up to a multiple of 128."""
+    return -(-_vocab_size(c) // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
+
+
+def is_token(c: ModelConfig) -> jax.Array:
+    """Returns is_token_V, False on the padding of the vocabulary."""
+    return jnp.arange(padded_vocab_size(c)) < _vocab_size(c)
+
+
+def check_mesh(c: ModelConfig, mesh: jax.sharding.Mesh) -> None:
+    """Raises UserError, naming what does not divide, unless the weights can be cut over the mesh."""
+    model, fsdp, rows = mesh.shape["model"], mesh.shape["fsdp"], padded_vocab_size(c)
+    for name, size, cuts, axis in (
+        ("model.heads", c.heads, model, "mesh.model"),
+        ("model.mlp_width", c.mlp_width, model, "mesh.model"),
+        ("model.width", c.width, fsdp, "mesh.fsdp"),
+        ("the padded vocabulary", rows, model * fsdp, "mesh.model x mesh.fsdp"),
+    ):
+        if size % cuts:
+            raise UserError(f"{name}={size} does not divide over {axis}={cuts}; use {math.gcd(size, cuts)}")
+
+
+def _vocab_size(c: ModelConfig) -> int:
+    if c.vocab_size is None:
+        raise UserError("model.vocab_size is None; take it from the tokenizer before the model is made")
+    return c.vocab_size
+
+
+class Embeddings(nnx.Module):
+    """Sum of token, position and segment embeddings, normalized (Devlin et al. 2019, section 3, figure 2)."""
+
+    def __init__(self, c: ModelConfig, *, rngs: nnx.Rngs):
+        self.token = layers.Embed(c, padded_vocab_size(c), EMBED_VD, rngs=rngs)
+        self.token.embedding[...] = jnp.where(is_token(c)[:, None], self.token.embedding[...], 0)
+        self.position = layers.Embed(c, c.max_positions, REPLICATED, rngs=rngs)
+        self.segment = layers.Embed(c, c.segments, REPLICATED, rngs=rngs)
+        self.norm = layers.LayerNorm(c, rngs=rngs)
+        self.c = c
+
+    def __call__(
+        self, ids_BS: jax.Array, segments_BS: jax.Array, positions_BS: jax.Array, *, key: jax.Array | None
+    ) -> jax.Array:
+        """Returns x_BSD; NaN where an id or a position is beyond its table."""
+        x_BSD = self.token(ids_BS) + self.position(positions_BS) + self._segment(segments_BS)
+        return layers.dropout(self.norm(x_BSD), self.c.dropout, key)
+
+    def _segment(self, segments_BS: jax.Array) -> jax.Array:
+        # A product and not a gather, whose gradient would add all tokens into two rows one by one. It is exact: every
+        # sum has one term, and the highest precision keeps its digits.
+        segment_GD = self.segment.embedding[...]
+        one_hot_BSG = jax.nn.one_hot(segments_BS, self.c.segments, dtype=segment_GD.dtype)
+        return jnp.einsum("BSG,GD->BSD", one_hot_BSG, segment_GD, precision="highest")
+
+
+class Block(nnx.Module):
+    """Post-LayerNorm block: attention, feed-forward, each added to its input and normalized.
+
+    Source: Vaswani et al. 2017, section 3.1; Devlin et al. 2019, section 3.
+    """
+
+    def __init__(self, c: ModelConfig, *, rngs: nnx.Rngs):
+        head_width = c.width // c.heads
+        self.qkv = nnx.Einsum(
+            "BSD,NDHK->NBSHK",
+            (3, c.width, c.heads, head_width),
+            (3, c.heads, head_width),
+            **layers.weights(c, QKV_NDHK, QKV_BIAS_NHK),
+            rngs=rngs,
+        )
+        self.out = nnx.Einsum(
+            "BSHK,HKD->BSD", (c.heads, head_width, c.width), (c.width,), **layers.weights(c, OUT_HKD), rngs=rngs
+        )
+        self.attention_norm = layers.LayerNorm(c, rngs=rngs)
+        self.up = nnx.Linear(c.width, c.mlp_width, **layers.weights(c, UP_DF, UP_BIAS_F), rngs=rngs)
+        self.down = nnx.Linear(c.mlp_width, c.width, **layers.weights(c, DOWN_FD), rngs=rngs)
+        self.mlp_norm = layers.LayerNorm(c, rngs=rngs)
+        self.c = c
+
+    def __call__(self, x_BSD: jax.Array, spans_BS: jax.Array, *, key: jax.Array | None) -> jax.Array:
+        """Returns x_BSD one layer on."""
+        weights_key, attention_key, mlp_key = layers.split(key, 3)
+        q_BSHK, k_BSHK, v_BSHK = self.qkv(x_BSD, out_sharding=ACT_NBSHK)
+        o_BSHK = attention(q_BSHK, k_BSHK, v_BSHK, spans_BS, dropout=self.c.attention_dropout, key=weights_key)
+        o_BSD = self.out(o_BSHK, out_sharding=ACT_B)
+        x_BSD = self.attention_norm(x_BSD + layers.dropout(o_BSD, self.c.dropout, attention_key))
+        h_BSF = layers.gelu(self.up(x_BSD, out_sharding=ACT_BSF), self.c)
+        h_BSD = self.down(h_BSF, out_sharding=ACT_B)
+        return self.mlp_norm(x_BSD + layers.dropout(h_BSD, self.c.dropout, mlp_key))
+
+
+class Encoder(nnx.Module):
+    """Embeddings and `c.layers` blocks. Another family is another `make_block` with Block's signatures."""
+
+    def __init__(self, c: ModelConfig, *, rngs: nnx.Rngs, make_block: Callable[..., nnx.Module] = Block):
+        self.embeddings = Embeddings(c, rngs=rngs)
+        stack = nnx.vmap(lambda r: make_block(c, rngs=r), transform_metadata={nnx.PARTITION_NAME: None})
+        self.blocks = stack(rngs.split(c.layers))
+        self.c = c
+
+    def __call__(
+        self,
+        ids_BS: jax.Array,
+        segments_BS: jax.Array,
+        positions_BS: jax.Array,
+        spans_BS: jax.Array,
+        *,
+        key: jax.Array | None = None,
+        all_layers: bool = False,
+    ) -> jax.Array:
+        """Returns the last hidden states x_BSD, or those of all layers [L + 1, B, S, D], the embeddings first.
+
+        `spans_BS` is 0 on padding and k on the k-th pair of the row; attention stays within a span.
+        Dropout is on exactly when `key` is given.
+        """
+        embed_key, blocks_key = layers.split(key, 2)
+        x_BSD = self.embeddings(ids_BS, segments_BS, positions_BS, key=embed_key)
+        graphdef, stacked = nnx.split(self.blocks)
+
+        def body(x_BSD: jax.Array, layer: tuple[nnx.State, jax.Array | None]) -> tuple[jax.Array, jax.Array | None]:
+            weights, layer_key = layer
+            x_BSD = nnx.merge(graphdef, weights)(x_BSD, spans_BS, key=layer_key)
+            return x_BSD, x_BSD if all_layers else None
+
+        keys = None if blocks_key is None else jax.random.split(blocks_key, self.c.layers)
+        last_BSD, hidden_LBSD = jax.lax.scan(body, x_BSD, (stacked, keys), unroll=self.c.unroll_layers)
+        return last_BSD if hidden_LBSD is None else jnp.concatenate([x_BSD[None], hidden_LBSD])

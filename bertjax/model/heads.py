@@ -1,0 +1,54 @@
+"""The heads of pretraining: pooler, masked-LM, next-sentence."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from bertjax.config import ModelConfig
+from bertjax.model import layers
+from bertjax.model.encoder import is_token, padded_vocab_size
+from bertjax.sharding import ACT_B, DENSE_DD, LOGITS_BMV, LOGITS_V, REPLICATED, VOCAB_BIAS_V
+
+
+class Pooler(nnx.Module):
+    """The sentence vector: a dense layer and tanh over the hidden state of [CLS]."""
+
+    def __init__(self, c: ModelConfig, *, rngs: nnx.Rngs):
+        self.dense = nnx.Linear(c.width, c.width, **layers.weights(c, DENSE_DD), rngs=rngs)
+
+    def __call__(self, x_BPD: jax.Array) -> jax.Array:
+        """Returns pooled_BPD."""
+        return jnp.tanh(self.dense(x_BPD, out_sharding=ACT_B))
+
+
+class MaskedLmHead(nnx.Module):
+    """Dense layer, GELU, LayerNorm, projection by the token embedding (tied), bias.
+
+    Source: google-research/bert, run_pretraining.py, get_masked_lm_output.
+    """
+
+    def __init__(self, c: ModelConfig, *, rngs: nnx.Rngs):
+        self.dense = nnx.Linear(c.width, c.width, **layers.weights(c, DENSE_DD), rngs=rngs)
+        self.norm = layers.LayerNorm(c, rngs=rngs)
+        self.bias = nnx.Param(jnp.zeros(padded_vocab_size(c)), out_sharding=VOCAB_BIAS_V)
+        self.c = c
+
+    def __call__(self, x_BMD: jax.Array, token_VD: jax.Array) -> jax.Array:
+        """Returns logits_BMV; those of the padding of the vocabulary are so low that it has no probability."""
+        x_BMD = self.norm(layers.gelu(self.dense(x_BMD, out_sharding=ACT_B), self.c))
+        logits_BMV = jnp.einsum("BMD,VD->BMV", x_BMD.astype(token_VD.dtype), token_VD, out_sharding=LOGITS_BMV)
+        bias_V = jnp.where(is_token(self.c), self.bias[...], layers.LARGE_NEGATIVE).astype(logits_BMV.dtype)
+        return logits_BMV + jax.sharding.reshard(bias_V, LOGITS_V)[None, None]
+
+
+class NextSentenceHead(nnx.Module):
+    """Logits of the two classes: 0, the second segment continues the first; 1, it comes from elsewhere."""
+
+    def __init__(self, c: ModelConfig, *, rngs: nnx.Rngs):
+        self.dense = nnx.Linear(c.width, 2, **layers.weights(c, REPLICATED), rngs=rngs)
+
+    def __call__(self, pooled_BPD: jax.Array) -> jax.Array:
+        """Returns logits_BPC."""
+        return self.dense(pooled_BPD, out_sharding=ACT_B)

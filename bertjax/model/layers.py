@@ -1,0 +1,109 @@
+"""What every part of the model is made of: dense layers' settings, LayerNorm, GELU, dropout.
+
+Arrays are named by their dimensions: B batch (rows), S position, T key position, D width, H heads, K head width,
+F feed-forward, V vocabulary, M predicted positions, P pairs in a row, L layers, C classes, N the three of query, key
+and value.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import PartitionSpec
+
+from bertjax.config import ModelConfig
+from bertjax.sharding import ACT_B, REPLICATED
+
+LARGE_NEGATIVE = -1e9
+"""Takes all probability from a logit, and stays finite in bfloat16 and when a whole row has it."""
+
+LEVELS = 2**16
+"""Steps in which a dropout rate can be set: each element's draw is 16 bits."""
+
+
+def initializer(c: ModelConfig, spec: PartitionSpec) -> jax.nn.initializers.Initializer:
+    """Returns a normal distribution cut at two standard deviations, born sharded as `spec` says.
+
+    The cut narrows it to 0.88 of `init_std`, as TensorFlow's initializer did for the original BERT.
+    """
+    return functools.partial(nnx.initializers.truncated_normal(c.init_std), out_sharding=spec)
+
+
+def weights(c: ModelConfig, kernel: PartitionSpec, bias: PartitionSpec = REPLICATED) -> dict[str, Any]:
+    """Returns what nnx.Linear and nnx.Einsum are to know of their weights: how to start, how to be cut, which dtype."""
+    return {
+        "kernel_init": initializer(c, kernel),
+        "kernel_metadata": {"out_sharding": kernel},
+        "bias_metadata": {"out_sharding": bias},
+        "promote_dtype": in_kernel_dtype,
+    }
+
+
+def in_kernel_dtype(
+    arrays: tuple[jax.Array, jax.Array, jax.Array],
+    **_: Any,  # flax also passes the dtype that a layer was fixed to; ours are fixed to none
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Returns (inputs, kernel, bias) in the dtype of the kernel, which the caller of the model chooses."""
+    inputs, kernel, bias = arrays
+    return inputs.astype(kernel.dtype), kernel, bias.astype(kernel.dtype)
+
+
+class Embed(nnx.Module):
+    """A table of vectors."""
+
+    def __init__(self, c: ModelConfig, rows: int, spec: PartitionSpec, *, rngs: nnx.Rngs):
+        table = initializer(c, spec)(rngs.params(), (rows, c.width))
+        self.embedding = nnx.Param(table, out_sharding=spec)
+
+    def __call__(self, ids_BS: jax.Array) -> jax.Array:
+        """Returns x_BSD; NaN where there is no such row."""
+        return self.embedding[...].at[ids_BS].get(mode="fill", out_sharding=ACT_B)
+
+
+class LayerNorm(nnx.LayerNorm):
+    """LayerNorm over the width, computed in float32 whatever comes in; the variance is that of the centred values."""
+
+    def __init__(self, c: ModelConfig, *, rngs: nnx.Rngs):
+        super().__init__(
+            c.width,
+            epsilon=c.norm_epsilon,
+            dtype=jnp.float32,
+            use_fast_variance=False,  # E[x^2] - E[x]^2 loses digits where the mean is large
+            scale_metadata={"out_sharding": REPLICATED},
+            bias_metadata={"out_sharding": REPLICATED},
+            rngs=rngs,
+        )
+
+    def __call__(self, x: jax.Array) -> jax.Array:  # type: ignore[override]
+        """Returns the normalized `x` in its own dtype."""
+        return super().__call__(x).astype(x.dtype)
+
+
+def gelu(x: jax.Array, c: ModelConfig) -> jax.Array:
+    """Returns x times the normal distribution function of x, or its tanh approximation."""
+    return jax.nn.gelu(x, approximate=c.gelu == "tanh")
+
+
+def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
+    """Returns `x` with a share `rate` of its elements zeroed and the rest scaled up; `x` itself if `key` is None.
+
+    Every random word decides two elements, one by each half, which saves half of the generator's work. The bits belong
+    to places in the global array: the same on every mesh.
+    """
+    dropped = min(round(rate * LEVELS), LEVELS - 1)
+    if key is None or dropped == 0:
+        return x
+    *rows, last = x.shape
+    words = jax.random.bits(key, (*rows, -(-last // 2)), jnp.uint32, out_sharding=jax.typeof(x).sharding)
+    draws = jnp.concatenate([words.astype(jnp.uint16), (words >> 16).astype(jnp.uint16)], axis=-1)[..., :last]
+    scaled = x.astype(jnp.float32) * (LEVELS / (LEVELS - dropped))  # in bfloat16 the scale itself would be 0.2 % off
+    return jnp.where(draws >= dropped, scaled, 0).astype(x.dtype)
+
+
+def split(key: jax.Array | None, number: int) -> list[jax.Array | None]:
+    """Returns `number` keys, or as many None: no key, no dropout."""
+    return [None] * number if key is None else list(jax.random.split(key, number))

@@ -1,0 +1,45 @@
+"""The model that is pretrained: the encoder with both of its heads."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from bertjax.config import ModelConfig
+from bertjax.model.encoder import Encoder
+from bertjax.model.heads import MaskedLmHead, NextSentenceHead, Pooler
+
+
+def gather(x_BSD: jax.Array, positions_BM: jax.Array) -> jax.Array:
+    """Returns x_BMD, the hidden states at the given positions of each row."""
+    return jnp.take_along_axis(x_BSD, positions_BM[:, :, None], axis=1)
+
+
+class BertForPretraining(nnx.Module):
+    """BERT with masked-LM and next-sentence heads (Devlin et al. 2019, section 3.1)."""
+
+    def __init__(self, c: ModelConfig, *, rngs: nnx.Rngs):
+        self.encoder = Encoder(c, rngs=rngs)
+        self.pooler = Pooler(c, rngs=rngs)
+        self.masked_lm = MaskedLmHead(c, rngs=rngs)
+        self.next_sentence = NextSentenceHead(c, rngs=rngs)
+
+    def __call__(
+        self,
+        ids_BS: jax.Array,
+        segments_BS: jax.Array,
+        positions_BS: jax.Array,
+        spans_BS: jax.Array,
+        predict_BM: jax.Array,
+        cls_BP: jax.Array,
+        *,
+        key: jax.Array | None = None,
+    ) -> tuple[jax.Array, jax.Array]:
+        """Returns (mlm_logits_BMV, nsp_logits_BPC): of the positions `predict_BM`, of the pairs that start at `cls_BP`.
+
+        Dropout is on exactly when `key` is given.
+        """
+        x_BSD = self.encoder(ids_BS, segments_BS, positions_BS, spans_BS, key=key)
+        mlm_logits_BMV = self.masked_lm(gather(x_BSD, predict_BM), self.encoder.embeddings.token.embedding[...])
+        return mlm_logits_BMV, self.next_sentence(self.pooler(gather(x_BSD, cls_BP)))

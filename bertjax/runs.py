@@ -1,0 +1,129 @@
+"""A run's folder: its config, its tokenizer, and the rule that a resumed run is the same run."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import sys
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from bertjax import __version__
+from bertjax.errors import UserError
+
+C = TypeVar("C")
+
+
+def open_workdir(workdir: str | Path, config: Any, facts: Mapping[str, Any], tokenizer: Path) -> Path:
+    """Returns the workdir, made on the first call and compared on later ones.
+
+    `config` is a dataclass of groups, `facts` what else the curve depends on (JSON), `tokenizer` a folder to copy.
+
+    Raises: UserError, with the difference, if a field that changes the curve is not what the workdir was made with.
+    """
+    workdir = Path(workdir)
+    path = workdir / "config.json"
+    record = {"bertjax": __version__, "facts": dict(facts), "config": dataclasses.asdict(config)}
+    if path.exists():
+        before = _read(path)
+        _refuse_other_curve(path, before, record, _free_fields(type(config)))
+        _say_changes(before["config"], record["config"])
+    else:
+        workdir.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(tokenizer, workdir / "tokenizer", dirs_exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    temporary.replace(path)  # a kill leaves the whole old file or the whole new one
+    return workdir
+
+
+def read_config(workdir: str | Path, kind: type[C]) -> C:
+    """Returns the config that a workdir was made with. Raises: UserError if there is none, or it is of another kind."""
+    path = Path(workdir) / "config.json"
+    return config_from_dict(kind, _read(path)["config"], str(path))
+
+
+def read_facts(workdir: str | Path) -> dict[str, Any]:
+    """Returns the facts that a workdir was made with."""
+    facts: dict[str, Any] = _read(Path(workdir) / "config.json")["facts"]
+    return facts
+
+
+def config_from_dict(kind: type[C], values: Mapping[str, Any], source: str) -> C:
+    """Returns the dataclass (of dataclasses) that `dataclasses.asdict` made `values` from.
+
+    Raises: UserError on a key that the dataclass lacks, and on values it refuses.
+    """
+    types = typing.get_type_hints(kind)
+    unknown = values.keys() - types.keys()
+    if unknown:
+        raise UserError(f"{source}: unknown keys {sorted(unknown)}; {kind.__name__} has {sorted(types)}")
+    made = {}
+    for name, value in values.items():
+        nested = types[name]
+        made[name] = config_from_dict(nested, value, source) if dataclasses.is_dataclass(nested) else _untupled(value)
+    try:
+        return kind(**made)
+    except ValueError as error:
+        raise UserError(f"{source}: {error}") from error
+
+
+def _untupled(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value  # JSON has no tuples
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; is {path.parent} the workdir of a run?")
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        missing = {"bertjax", "facts", "config"} - record.keys()
+    except (json.JSONDecodeError, AttributeError) as error:
+        raise UserError(f"{path} is not the config of a run ({error}); restore it or use a new workdir") from error
+    if missing:
+        raise UserError(f"{path} is not the config of a run: it lacks {sorted(missing)}")
+    return dict(record)
+
+
+def _free_fields(kind: type[Any]) -> set[str]:
+    """Returns the dotted names of the fields that may change when a run is resumed."""
+    names: set[str] = set()
+    types = typing.get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        if field.metadata.get("free"):
+            names.add(field.name)
+        elif dataclasses.is_dataclass(types[field.name]):
+            names |= {f"{field.name}.{inner}" for inner in _free_fields(types[field.name])}  # type: ignore[arg-type]
+    return names
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat
+
+
+def _differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    old, new = _flat(before), _flat(json.loads(json.dumps(after)))
+    names = sorted(old.keys() | new.keys())
+    return {name: (old.get(name), new.get(name)) for name in names if old.get(name) != new.get(name)}
+
+
+def _refuse_other_curve(path: Path, before: Mapping[str, Any], record: Mapping[str, Any], free: set[str]) -> None:
+    changes = _differences(before["config"], record["config"])
+    changes = {name: change for name, change in changes.items() if name not in free}
+    changes |= _differences(before["facts"], record["facts"])
+    if changes:
+        shown = "; ".join(f"{name} was {old!r}, now {new!r}" for name, (old, new) in changes.items())
+        raise UserError(
+            f"{path.parent} holds a run that this would change: {shown}. Use another workdir, or the old values"
+        )
+
+
+def _say_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
+    for name, (old, new) in _differences(before, after).items():
+        print(f"{name} was {old!r}, now {new!r}", file=sys.stderr)

@@ -1,0 +1,107 @@
+"""Batches of examples: which ones, in which order, padded to which length. The same whatever the mesh.
+
+Short examples do not pay for the longest one: they are padded to one of a few lengths, each of which compiles once.
+Shape letters: B batch (rows), S position, N examples.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+SHORTEST = 32  # positions; below, a batch costs little more than its dispatch
+
+
+@dataclasses.dataclass(frozen=True)
+class Features:
+    """Examples as a model reads them."""
+
+    ids: Sequence[np.ndarray]
+    """Token ids of each example, special ones included, int32."""
+    segments: Sequence[np.ndarray]
+    """0 on the first text, 1 on the second, of the same lengths, int32."""
+    targets: Mapping[str, np.ndarray]
+    """What is to be predicted, by name, one entry an example."""
+    pad_id: int
+    truncated: int = 0
+    """How many examples were cut to fit."""
+
+    @property
+    def lengths_N(self) -> np.ndarray:
+        """Tokens of each example."""
+        return np.array([len(ids) for ids in self.ids])
+
+
+class Choice(NamedTuple):
+    """The examples of a batch, at most as many as it has rows, and its padded length in positions."""
+
+    indices: np.ndarray
+    length: int
+
+
+def padded_lengths(seq_len: int) -> list[int]:
+    """Returns the lengths that batches are padded to: doubling from 32, then `seq_len`."""
+    lengths = [SHORTEST]
+    while lengths[-1] < seq_len:
+        lengths.append(2 * lengths[-1])
+    return [*lengths[:-1], seq_len]
+
+
+def epoch_batches(lengths_N: np.ndarray, batch_size: int, seq_len: int, *, seed: int, epoch: int) -> list[Choice]:
+    """Returns the batches of an epoch, ceil(N / batch_size) of them, a pure function of seed and epoch.
+
+    Every example is in one batch, with examples of about its length. One batch at most is not full.
+    """
+    draw = np.random.default_rng((seed, epoch))
+    batches = _batches(draw.permutation(len(lengths_N)), lengths_N, batch_size, seq_len)
+    return [batches[i] for i in draw.permutation(len(batches))]
+
+
+def evaluation_batches(lengths_N: np.ndarray, batch_size: int, seq_len: int) -> list[Choice]:
+    """Returns batches with every example once, in the order of the file within each length."""
+    return _batches(np.arange(len(lengths_N)), lengths_N, batch_size, seq_len)
+
+
+def _batches(order_N: np.ndarray, lengths_N: np.ndarray, batch_size: int, seq_len: int) -> list[Choice]:
+    """Fills batches length by length; what is left over of one length goes on with the next."""
+    batches = []
+    left = np.zeros(0, order_N.dtype)
+    shorter = -1
+    for length in padded_lengths(seq_len):
+        fits_N = (shorter < lengths_N[order_N]) & (lengths_N[order_N] <= length)
+        waiting = np.concatenate([left, order_N[fits_N]])
+        full = len(waiting) // batch_size * batch_size
+        batches += [Choice(waiting[i : i + batch_size], length) for i in range(0, full, batch_size)]
+        left, shorter = waiting[full:], length
+    if len(left):
+        longest = int(lengths_N[left].max())
+        batches.append(Choice(left, next(length for length in padded_lengths(seq_len) if longest <= length)))
+    return batches
+
+
+def make_batch(features: Features, choice: Choice, batch_size: int) -> dict[str, np.ndarray]:
+    """Returns ids, segments, positions, spans [B, S]; weights, index and each target [B].
+
+    `spans` is 1 on tokens and 0 on padding. Rows without an example are padding, with weight 0 and index -1.
+    """
+    shape = batch_size, choice.length
+    ids_BS, segments_BS, spans_BS = np.full(shape, features.pad_id, np.int32), *np.zeros((2, *shape), np.int32)
+    for row, i in enumerate(choice.indices):
+        size = len(features.ids[i])
+        ids_BS[row, :size], segments_BS[row, :size], spans_BS[row, :size] = features.ids[i], features.segments[i], 1
+    index_B = np.full(batch_size, -1, np.int32)
+    index_B[: len(choice.indices)] = choice.indices
+    return {
+        "ids": ids_BS,
+        "segments": segments_BS,
+        "positions": np.tile(np.arange(choice.length, dtype=np.int32), (batch_size, 1)),
+        "spans": spans_BS,
+        "weights": (index_B >= 0).astype(np.float32),
+        "index": index_B,
+    } | {
+        name: np.where(index_B >= 0, target[index_B], 0).astype(target.dtype)
+        for name, target in features.targets.items()
+    }

@@ -1,0 +1,205 @@
+"""Classification of sentences and pairs of sentences: files, features, head, loss, predictions.
+
+Every task is a file of this shape. Shape letters: B batch (rows), S position, D width, C classes, N examples.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+from flax import nnx
+
+from bertjax.config import ModelConfig
+from bertjax.errors import UserError
+from bertjax.model import layers
+from bertjax.model.encoder import Encoder
+from bertjax.model.heads import Pooler
+from bertjax.sharding import ACT_B, REPLICATED
+from bertjax.tasks.batches import Features
+from bertjax.tasks.tables import Row, read_rows
+from bertjax.training.losses import Sums, cross_entropy_sums, mean
+
+_NUMBER = re.compile(r"[+-]?\d+(?:\.\d*)?")
+
+
+class Tokenizer(Protocol):
+    """What features need of a tokenizer."""
+
+    cls_id: int
+    sep_id: int
+    pad_id: int
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Returns the ids of each text, without special tokens."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Columns:
+    """Where a table has what: names from its header, or numbers from 0 if it has no header."""
+
+    text: str = "text"
+    """The sentence, or the first of the pair."""
+    second: str | None = None
+    """The second of the pair."""
+    label: str = "label"
+    """The class."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """A row of a table."""
+
+    text: str
+    second: str | None
+    label: str | None
+    index: int
+    """Row of the file, from 0."""
+
+
+def read_examples(
+    path: str | Path, columns: Columns, labels: Sequence[str] | None = None, *, label_required: bool = True
+) -> list[Example]:
+    """Returns the rows of a .tsv, .csv or .jsonl file in order; a label outside `labels`, if given, is an error.
+
+    Raises: UserError, with file and line, as `tables.read_rows`, and for a text or label that is none.
+    """
+    texts = [columns.text] if columns.second is None else [columns.text, columns.second]
+    required, optional = ([*texts, columns.label], []) if label_required else (texts, [columns.label])
+    examples = []
+    for index, row in enumerate(read_rows(path, required, optional)):
+        *found, label = row.values
+        text, second = (_text(value, row) for value in (*found, None)[:2])
+        if text is None:
+            raise UserError(f"{row.where}: column {columns.text!r} is null; give each row a text")
+        if columns.second is not None and second is None:
+            raise UserError(f"{row.where}: column {columns.second!r} is null; give each row a text")
+        examples.append(Example(text, second, _label(label, row, labels, required=label_required), index))
+    return examples
+
+
+def _text(value: Any, row: Row) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise UserError(f"{row.where}: {value!r} is not a text; put it in quotes")
+    if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+        raise UserError(f"{row.where}: holds half of a surrogate pair (\\ud800 to \\udfff); write whole characters")
+    return value
+
+
+def _label(value: Any, row: Row, labels: Sequence[str] | None, *, required: bool) -> str | None:
+    """Returns the label as a string; JSON may have it as a whole number or as true or false."""
+    label = "" if value is None else str(value).strip()
+    if not label and not required:
+        return None
+    if not label or not isinstance(value, str | int):
+        raise UserError(f"{row.where}: {value!r} is not a label; use a string or a whole number")
+    if labels is not None and label not in labels:
+        raise UserError(f"{row.where}: unknown label {label!r}; known are {', '.join(map(repr, labels))}")
+    return label
+
+
+def label_names(examples: Sequence[Example]) -> tuple[str, ...]:
+    """Returns the labels that occur, numbers in the order of numbers, else sorted.
+
+    Raises: UserError if there are fewer than two.
+    """
+    names = {example.label for example in examples if example.label is not None}
+    if len(names) < 2:
+        raise UserError(f"the training file has {len(names)} label: {sorted(names)}; telling apart needs two")
+    return tuple(sorted(names, key=_sort_key))
+
+
+def _sort_key(name: str) -> tuple[float, str]:
+    return (float(name) if _NUMBER.fullmatch(name) else float("inf")), name
+
+
+def features(examples: Sequence[Example], tokenizer: Tokenizer, seq_len: int, labels: Sequence[str]) -> Features:
+    """Returns [CLS] text [SEP], or [CLS] text [SEP] second [SEP] in segments 0 and 1; `labels` -1 where unknown.
+
+    What is longer than `seq_len` loses tokens at the end, of a pair always the longer text.
+    Source: google-research/bert, run_classifier.py, convert_single_example.
+    """
+    first = tokenizer.encode_batch([example.text for example in examples])
+    second = tokenizer.encode_batch([example.second or "" for example in examples])
+    ids, segments, truncated = [], [], 0
+    for example, a, b in zip(examples, first, second, strict=True):
+        paired = example.second is not None
+        kept_a, kept_b = _truncated(len(a), len(b), seq_len - (3 if paired else 2))
+        truncated += (kept_a, kept_b) != (len(a), len(b))
+        head = [tokenizer.cls_id, *a[:kept_a], tokenizer.sep_id]
+        tail = [*b[:kept_b], tokenizer.sep_id] if paired else []
+        ids.append(np.array(head + tail, np.int32))
+        segments.append(np.repeat(np.array([0, 1], np.int32), [len(head), len(tail)]))
+    number = {name: i for i, name in enumerate(labels)}
+    targets = np.array([-1 if e.label is None else number[e.label] for e in examples], np.int32)
+    return Features(ids, segments, {"labels": targets}, tokenizer.pad_id, truncated)
+
+
+def _truncated(first: int, second: int, room: int) -> tuple[int, int]:
+    """Returns the lengths that are left when the longer one, of equal ones the second, gives until both fit."""
+    while first + second > room:
+        first, second = (first - 1, second) if first > second else (first, second - 1)
+    return first, second
+
+
+class SequenceClassifier(nnx.Module):
+    """The encoder, the pooler over [CLS], dropout, and a dense layer to the classes.
+
+    Source: Devlin et al. 2019, section 4.1; google-research/bert, run_classifier.py, create_model.
+    """
+
+    def __init__(self, c: ModelConfig, n_classes: int, *, rngs: nnx.Rngs):
+        self.encoder = Encoder(c, rngs=rngs)
+        self.pooler = Pooler(c, rngs=rngs)
+        self.classifier = nnx.Linear(c.width, n_classes, **layers.weights(c, REPLICATED), rngs=rngs)
+        self.c = c
+
+    def __call__(
+        self,
+        ids_BS: jax.Array,
+        segments_BS: jax.Array,
+        positions_BS: jax.Array,
+        spans_BS: jax.Array,
+        *,
+        key: jax.Array | None = None,
+    ) -> jax.Array:
+        """Returns logits_BC; dropout is on exactly when `key` is given."""
+        encoder_key, head_key = layers.split(key, 2)
+        x_BSD = self.encoder(ids_BS, segments_BS, positions_BS, spans_BS, key=encoder_key)
+        pooled_BD = layers.dropout(self.pooler(x_BSD[:, 0]), self.c.dropout, head_key)
+        return self.classifier(pooled_BD, out_sharding=ACT_B)
+
+
+def classification_loss(
+    model: SequenceClassifier, batch: Mapping[str, jax.Array], key: jax.Array | None
+) -> tuple[jax.Array, Sums]:
+    """Returns the mean cross entropy (nats) over the rows that have weight, and the sums of it and of the accuracy."""
+    sums = cross_entropy_sums(logits(model, batch, key), batch["labels"], batch["weights"], "")
+    return mean(sums, "loss"), sums
+
+
+def logits(model: SequenceClassifier, batch: Mapping[str, jax.Array], key: jax.Array | None = None) -> jax.Array:
+    """Returns logits_BC of a batch of tasks/batches.py."""
+    return model(batch["ids"], batch["segments"], batch["positions"], batch["spans"], key=key)
+
+
+def write_predictions(
+    path: str | Path, examples: Sequence[Example], probabilities_NC: np.ndarray, labels: Sequence[str]
+) -> Path:
+    """Writes a .tsv of index, prediction, label if it is known, and the probability of each class; returns its path."""
+    path = Path(path)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file, delimiter="\t", lineterminator="\n")
+        table.writerow(["index", "prediction", "label", *(f"probability_{name}" for name in labels)])
+        for example, p_C in zip(examples, probabilities_NC, strict=True):
+            shown = [f"{p:.6f}" for p in p_C]
+            table.writerow([example.index, labels[int(p_C.argmax())], example.label or "", *shown])
+    return path

@@ -1,0 +1,50 @@
+"""Figures of a classifier from labels and predictions. A share of nothing is 0.
+
+Shape letters: N examples, C classes.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def classification_metrics(labels_N: np.ndarray, predictions_N: np.ndarray, n_classes: int) -> dict[str, float]:
+    """Returns accuracy, precision, recall, f1, f1_macro and matthews.
+
+    With two classes precision, recall and f1 are those of class 1, otherwise means over the classes that occur among
+    labels or predictions, as f1_macro always is. `matthews` is the correlation of labels and predictions.
+    Source: Gorodkin 2004, Comparing two K-category assignments by a K-category correlation coefficient (R_K).
+    """
+    confusion_CC = np.zeros((n_classes, n_classes))
+    np.add.at(confusion_CC, (labels_N, predictions_N), 1)
+    hits_C, true_C, guessed_C = np.diagonal(confusion_CC), confusion_CC.sum(1), confusion_CC.sum(0)
+    f1_C = _share(2 * hits_C, true_C + guessed_C)
+    averaged = np.arange(n_classes) == 1 if n_classes == 2 else true_C + guessed_C > 0
+    return {
+        "accuracy": float(_share(hits_C.sum(), true_C.sum())),
+        "precision": _mean(_share(hits_C, guessed_C), averaged),
+        "recall": _mean(_share(hits_C, true_C), averaged),
+        "f1": _mean(f1_C, averaged),
+        "f1_macro": _mean(f1_C, true_C + guessed_C > 0),
+        "matthews": _matthews(hits_C.sum(), true_C, guessed_C),
+    }
+
+
+def majority_baseline(train_labels_N: np.ndarray, labels_N: np.ndarray) -> float:
+    """Returns the accuracy of always guessing the most frequent training label."""
+    return float(np.mean(labels_N == np.bincount(train_labels_N).argmax()))
+
+
+def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    return np.divide(part, whole, out=np.zeros_like(part, dtype=float), where=whole != 0)
+
+
+def _mean(x_C: np.ndarray, averaged_C: np.ndarray) -> float:
+    return float(x_C[averaged_C].mean()) if averaged_C.any() else 0.0
+
+
+def _matthews(hits: float, true_C: np.ndarray, guessed_C: np.ndarray) -> float:
+    total = true_C.sum()
+    covariance = hits * total - true_C @ guessed_C
+    spread = (total**2 - true_C @ true_C) * (total**2 - guessed_C @ guessed_C)
+    return float(covariance / np.sqrt(spread)) if spread else 0.0

@@ -1,0 +1,138 @@
+"""Rows of tables in files: .tsv, .csv and .jsonl, plain or compressed.
+
+A .tsv has no quoting, as in GLUE: a quote is a character. A .csv is what Python's csv module reads. Both start with a
+line of column names, unless columns are asked for by number, as "0". Blank lines are not rows.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bertjax.data import documents
+from bertjax.errors import UserError
+
+
+class Row(NamedTuple):
+    """What stands in the columns that were asked for, None in a column that is not there."""
+
+    values: tuple[Any, ...]
+    """Strings; from .jsonl whatever JSON has."""
+    where: str
+    """File and line, for messages."""
+
+
+class _Record(NamedTuple):
+    line: int
+    fields: list[str]
+
+
+def read_rows(path: str | Path, columns: Sequence[str], optional: Sequence[str] = ()) -> Iterator[Row]:
+    """Yields the file's rows, reduced to `columns`, then those `optional` ones.
+
+    Raises: UserError, with file and line, for a missing file or column, a kind of file or a text that cannot be read,
+    and a row that does not fit the others.
+    """
+    path = Path(path)
+    suffix, compression = _suffixes(path)
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; name a {', '.join(READERS)} file")
+    with path.open("rb") as raw, documents.DECOMPRESSORS[compression](raw) as stream:
+        lines = (line.text for line in documents._lines(path, stream, "strict"))
+        empty = True
+        for row in READERS[suffix](path, lines, columns, optional):
+            empty = False
+            yield row
+    if empty:
+        raise UserError(f"{path} has no rows")
+
+
+def _suffixes(path: Path) -> tuple[str, str]:
+    compression = path.suffix if path.suffix in documents.DECOMPRESSORS else ""
+    suffix = Path(path.name.removesuffix(compression)).suffix
+    if suffix not in READERS:
+        known = f"{', '.join(READERS)}, or one of these with {', '.join(filter(None, documents.DECOMPRESSORS))}"
+        raise UserError(f"{path} is no table that can be read; known are {known}")
+    return suffix, compression
+
+
+def _read_tsv(path: Path, lines: Iterator[str], columns: Sequence[str], optional: Sequence[str]) -> Iterator[Row]:
+    rows = ((number, line.rstrip("\r\n")) for number, line in enumerate(lines, 1))
+    records = (_Record(number, line.split("\t")) for number, line in rows if line.strip())
+    return _rows(path, records, columns, optional)
+
+
+def _read_csv(path: Path, lines: Iterator[str], columns: Sequence[str], optional: Sequence[str]) -> Iterator[Row]:
+    return _rows(path, _csv_records(path, lines), columns, optional)
+
+
+def _csv_records(path: Path, lines: Iterator[str]) -> Iterator[_Record]:
+    reader = csv.reader(lines, strict=True)
+    try:
+        for fields in reader:
+            if fields:
+                yield _Record(reader.line_num, fields)
+    except csv.Error as error:
+        raise UserError(
+            f"{path}:{reader.line_num}: not CSV ({error}); close the quote, or name the file .tsv"
+        ) from error
+
+
+def _rows(path: Path, records: Iterator[_Record], columns: Sequence[str], optional: Sequence[str]) -> Iterator[Row]:
+    """Yields rows of the first record's width; it is the header unless the columns are numbers."""
+    first = next(records, None)
+    if first is None:
+        return
+    numbered = all(name.isdecimal() for name in columns)
+    names = [str(i) for i in range(len(first.fields))] if numbered else [name.strip() for name in first.fields]
+    places = _places(path, names, columns, optional)
+    if numbered:
+        yield Row(_take(first.fields, places), f"{path}:{first.line}")
+    for line, fields in records:
+        if len(fields) != len(names):
+            what = "the first row" if numbered else "the header"
+            raise UserError(f"{path}:{line} has {len(fields)} fields, {what} has {len(names)}; even them out")
+        yield Row(_take(fields, places), f"{path}:{line}")
+
+
+def _places(path: Path, names: list[str], columns: Sequence[str], optional: Sequence[str]) -> list[int | None]:
+    for column in columns:
+        if column not in names:
+            raise UserError(f"{path} has no column {column!r}; its columns are {', '.join(map(repr, names))}")
+    for column in (*columns, *optional):
+        if names.count(column) > 1:
+            raise UserError(f"{path} has {names.count(column)} columns {column!r}; give each a name of its own")
+    return [names.index(column) if column in names else None for column in (*columns, *optional)]
+
+
+def _take(fields: list[str], places: list[int | None]) -> tuple[str | None, ...]:
+    return tuple(None if place is None else fields[place] for place in places)
+
+
+def _read_jsonl(path: Path, lines: Iterator[str], columns: Sequence[str], optional: Sequence[str]) -> Iterator[Row]:
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        where = f"{path}:{number}"
+        try:
+            value = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise UserError(f"{where}: not JSON ({error}); every line must be one object") from error
+        if not isinstance(value, dict):
+            raise UserError(
+                f"{where}: not a JSON object but a {type(value).__name__}; name the columns, as {{'text': ...}}"
+            )
+        for column in columns:
+            if column not in value:
+                raise UserError(f"{where} has no key {column!r}; its keys are {', '.join(map(repr, value))}")
+        yield Row(tuple(value.get(column) for column in (*columns, *optional)), where)
+
+
+READERS: dict[str, Callable[[Path, Iterator[str], Sequence[str], Sequence[str]], Iterator[Row]]] = {
+    ".tsv": _read_tsv,
+    ".csv": _read_csv,
+    ".jsonl": _read_jsonl,
+}

@@ -1,0 +1,250 @@
+"""Checkpoints: what a run needs to go on, saved without waiting, checked when it is read. The one place for Orbax.
+
+A checkpoint is three parts: `params` and `rest` (step and optimizer), each a flat {name: array}, and `record`, a JSON
+object with a checksum for every array and the run's counters. Orbax notices neither a flipped bit nor a type that it
+casts, and raises one exception for damage and for a wrong model, so names, shapes and types are compared first (a
+mismatch is an error) and the sums last (damage: the checkpoint before is used, and said so).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from orbax.checkpoint import v1 as ocp
+
+from bertjax.config import CheckpointConfig
+from bertjax.errors import UserError
+from bertjax.training.step import TrainState
+
+Arrays = dict[str, jax.Array]
+PARAMS, REST, RECORD = "params", "rest", "record"
+
+
+class Checkpoints:
+    """The checkpoints of a workdir, for the run that writes them."""
+
+    def __init__(self, workdir: str | Path, c: CheckpointConfig, *, best: str | None = None):
+        """Opens them; the checkpoint whose figure `best` is the highest is kept, too."""
+        keeps = ocp.training.preservation_policies
+        policies: list[Any] = [keeps.LatestN(c.keep)]
+        if c.keep_every is not None:
+            policies.append(keeps.EveryNSteps(c.keep_every))
+        if best is not None:
+            policies.append(
+                keeps.BestN(get_metric_fn=lambda figures: figures[best], n=1, keep_checkpoints_without_metrics=False)
+            )
+        self._directory = Path(workdir).absolute() / "checkpoints"
+        self._damaged = Path(workdir).absolute() / "damaged"
+        self._checkpointer = ocp.training.Checkpointer(
+            self._directory,
+            preservation_policy=keeps.AnyPreservationPolicy(policies),
+            save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
+            cleanup_tmp_directories=True,
+        )
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        with _explained(self._directory):
+            self._checkpointer.close()
+
+    @property
+    def steps(self) -> list[int]:
+        """The steps there are checkpoints of, ascending."""
+        return [checkpoint.step for checkpoint in self._checkpointer.checkpoints]
+
+    def save(
+        self, state: TrainState, step: int, counters: Mapping[str, Any], *, figures: Mapping[str, float] | None = None
+    ) -> None:
+        """Starts to save; returns when the arrays are copied off the device, so that they may be donated.
+
+        `counters` is any JSON object, given back by `restore`; `figures`, {name: value}, is what `best` looks at.
+        """
+        if self.steps and self.steps[-1] == step:
+            return
+        params, rest = _split(state)
+        sums = {name: int(x) for name, x in jax.device_get(_checksums(params | rest)).items()}
+        parts = {PARAMS: params, REST: rest, RECORD: {"checksums": sums, "counters": dict(counters)}}
+        with _explained(self._directory):
+            self._checkpointer.save_checkpointables_async(
+                step, parts, metrics=None if figures is None else dict(figures)
+            )
+
+    def restore(self, abstract: TrainState, mesh: jax.sharding.Mesh) -> tuple[TrainState, dict[str, Any]] | None:
+        """Returns the newest good state, placed on the mesh, and its counters; None if there is no checkpoint.
+
+        A damaged one is moved to the workdir's `damaged` folder, and a line says so.
+
+        Raises: UserError if a checkpoint is of another model, or if all are damaged.
+        """
+        tried = []
+        for step in reversed(self.steps):
+            try:
+                arrays, counters = _load(self._directory / str(step), _split(abstract), mesh)
+            except Damaged as damage:
+                self._set_aside(step, damage)
+                tried.append(step)
+                continue
+            return _join(abstract, arrays), counters
+        if tried:
+            raise UserError(
+                f"every checkpoint in {self._directory} was damaged (steps {tried}, now in {self._damaged});"
+                " start again in a new workdir, or copy a good checkpoint back"
+            )
+        return None
+
+    def _set_aside(self, step: int, damage: Damaged) -> None:
+        self._damaged.mkdir(exist_ok=True)
+        shutil.rmtree(self._damaged / str(step), ignore_errors=True)
+        shutil.move(self._directory / str(step), self._damaged / str(step))
+        self._checkpointer.reload()
+        print(
+            f"warning: the checkpoint of step {step} is damaged ({damage}); moved to {self._damaged / str(step)},"
+            " going on from the one before",
+            file=sys.stderr,
+        )
+
+
+class Damaged(Exception):
+    """A checkpoint cannot be read, or reads other than it was written."""
+
+
+def load_params(workdir: str | Path, abstract: nnx.State, *, step: int | None = None) -> nnx.State:
+    """Returns the weights of a workdir's newest checkpoint, or of the one of `step`, placed as `abstract` says.
+
+    Needs a mesh (`jax.set_mesh`). Raises: UserError if there is none, it is damaged, or it is of another model.
+    """
+    directory = Path(workdir).absolute() / "checkpoints"
+    steps = sorted(int(p.name) for p in directory.glob("*") if p.name.isdigit()) if directory.is_dir() else []
+    if not steps or (step is not None and step not in steps):
+        raise UserError(f"no checkpoint{'' if step is None else f' of step {step}'} in {directory}; there are {steps}")
+    path = directory / str(steps[-1] if step is None else step)
+    try:
+        (params, _), _ = _load(path, (_named(abstract), {}), jax.sharding.get_mesh())
+    except Damaged as damage:
+        raise UserError(f"the checkpoint {path} is damaged ({damage}); name another of the steps {steps}") from damage
+    return _unnamed(abstract, params)
+
+
+def best_step(workdir: str | Path, figure: str) -> int:
+    """Returns the step of the checkpoint whose saved figures have the highest `figure`, the earliest of equals."""
+    with ocp.training.Checkpointer(Path(workdir).absolute() / "checkpoints") as checkpointer:
+        scored = [(c.metrics[figure], -c.step) for c in checkpointer.checkpoints if c.metrics]
+    if not scored:
+        raise UserError(f"no checkpoint with {figure} in {workdir}")
+    return -max(scored)[1]
+
+
+def _named(tree: Any) -> Arrays:
+    """Returns the leaves by name, such as `encoder.blocks.qkv.kernel`."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+
+
+def _unnamed(tree: Any, arrays: Arrays) -> Any:
+    return jax.tree.unflatten(jax.tree.structure(tree), [arrays[name] for name in _named(tree)])
+
+
+def _split(state: TrainState) -> tuple[Arrays, Arrays]:
+    return _named(state.params), _named({"opt_state": state.opt_state, "step": state.step})
+
+
+def _join(abstract: TrainState, parts: tuple[Arrays, Arrays]) -> TrainState:
+    rest = _unnamed({"opt_state": abstract.opt_state, "step": abstract.step}, parts[1])
+    return TrainState(rest["step"], _unnamed(abstract.params, parts[0]), rest["opt_state"])
+
+
+def _load(
+    path: Path, abstract: tuple[Arrays, Arrays], mesh: jax.sharding.Mesh
+) -> tuple[tuple[Arrays, Arrays], dict[str, Any]]:
+    """Returns the arrays that `abstract` asks for, an empty part not at all, and the counters.
+
+    Raises: Damaged, or UserError if the checkpoint is of another model.
+    """
+    wanted = {name: part for name, part in zip((PARAMS, REST), abstract, strict=True) if part}
+    with _damage_told():
+        metadata = ocp.checkpointables_metadata(path).metadata
+        unreadable = [name for name in wanted if metadata.get(name) is None]
+        if unreadable:
+            raise Damaged(f"the metadata of {unreadable} cannot be read")
+        stored = {name: dict(metadata[name]) for name in wanted}
+    for name, part in wanted.items():
+        _compare(path, part, stored[name])
+    targets = {name: {key: _target(x, mesh) for key, x in part.items()} for name, part in wanted.items()}
+    with _damage_told():
+        loaded = ocp.load_checkpointables(path, targets | {RECORD: None})
+        sums, counters = loaded[RECORD]["checksums"], loaded[RECORD]["counters"]
+        arrays = {key: x for name in wanted for key, x in loaded[name].items()}
+        for key, value in jax.device_get(_checksums(arrays)).items():
+            if int(value) != sums[key]:
+                raise Damaged(f"the checksum of {key} is {int(value)}, written was {sums[key]}")
+    return (loaded.get(PARAMS, {}), loaded.get(REST, {})), counters
+
+
+def _target(x: jax.Array, mesh: jax.sharding.Mesh) -> jax.ShapeDtypeStruct:
+    # eval_shape's shardings are on the abstract mesh; Orbax wants concrete ones, else it trusts the file's.
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=jax.NamedSharding(mesh, jax.typeof(x).sharding.spec))
+
+
+def _compare(path: Path, wanted: Mapping[str, Any], stored: Mapping[str, Any]) -> None:
+    differences = [f"{name} is missing" for name in sorted(wanted.keys() - stored.keys())]
+    differences += [f"{name} is not part of the model" for name in sorted(stored.keys() - wanted.keys())]
+    for name in sorted(wanted.keys() & stored.keys()):
+        have, want = stored[name], wanted[name]
+        if (tuple(have.shape), have.dtype) != (tuple(want.shape), want.dtype):
+            differences.append(f"{name} is {have.dtype}{list(have.shape)}, expected {want.dtype}{list(want.shape)}")
+    if differences:
+        shown = "; ".join(differences[:5]) + (f"; and {len(differences) - 5} more" if len(differences) > 5 else "")
+        raise UserError(f"{path} is a checkpoint of another model: {shown}. Use its own config, or a new workdir")
+
+
+@contextlib.contextmanager
+def _damage_told() -> Iterator[None]:
+    """Turns what Orbax, TensorStore and json raise for unreadable files into `Damaged`."""
+    try:
+        yield
+    except (KeyError, ValueError, OSError, json.JSONDecodeError) as error:
+        lines = str(error).strip().splitlines() or [""]
+        raise Damaged(f"{type(error).__name__}: {lines[0][:200]}") from error
+
+
+@contextlib.contextmanager
+def _explained(directory: Path) -> Iterator[None]:
+    """Turns a failure to write, which TensorStore raises as a ValueError, into a message with the remedy."""
+    try:
+        yield
+    except ValueError as error:
+        if "No space left" not in str(error) and "ENOSPC" not in str(error):
+            raise
+        raise UserError(
+            f"the disk of {directory} is full: the checkpoint was not written, those before it are whole;"
+            " free some space and run the same command again"
+        ) from error
+
+
+@jax.jit
+def _checksums(arrays: Arrays) -> Arrays:
+    """Returns a 32-bit checksum of each array's bits, the same on every mesh: integer sums have no order."""
+
+    def checksum(x: jax.Array) -> jax.Array:
+        bits = jax.lax.bitcast_convert_type(x, jnp.uint32 if x.dtype.itemsize == 4 else jnp.uint16).astype(jnp.uint32)
+        place = jnp.zeros(x.shape, jnp.uint32, out_sharding=jax.typeof(x).sharding)
+        for axis, size in enumerate(x.shape):
+            iota = jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis, out_sharding=jax.typeof(x).sharding)
+            place = place * jnp.uint32(size) + iota
+        return jnp.sum(bits * (place * jnp.uint32(2654435761) | 1), dtype=jnp.uint32)  # odd factors lose no bit
+
+    return jax.tree.map(checksum, arrays)

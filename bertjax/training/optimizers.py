@@ -1,0 +1,78 @@
+"""AdamW as BERT uses it, and its learning rate."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from bertjax.config import OptimizerConfig
+
+
+def learning_rate(c: OptimizerConfig, steps: int) -> optax.Schedule:
+    """Returns rate(count), count updates having been made: a linear rise to the peak, then a linear fall.
+
+    Update number `warmup_steps` has the peak, the one after the last would have 0.
+    Differs from: google-research/bert, where the first update has rate 0 and the fall starts at step 0.
+    """
+    warmup = steps // 10 if c.warmup_steps is None else c.warmup_steps
+
+    def rate(count: jax.typing.ArrayLike) -> jax.Array:
+        done = jnp.asarray(count, jnp.float32)
+        rise, fall = (done + 1) / max(1, warmup), (steps - done) / max(1, steps - warmup)
+        return c.peak_lr * jnp.minimum(rise, fall).clip(0, 1)
+
+    return rate
+
+
+def make_optimizer(c: OptimizerConfig, steps: int) -> optax.GradientTransformation:
+    """Returns clipping to a global norm, Adam, decay of what is neither a bias nor LayerNorm, and the learning rate.
+
+    Source: Devlin et al. 2019, appendix A.2; Loshchilov and Hutter 2019 for the decoupled decay.
+    """
+    adam = optax.scale_by_adam if c.bias_correction else scale_by_uncorrected_adam
+    return optax.chain(
+        optax.clip_by_global_norm(c.clip_norm),
+        adam(b1=c.b1, b2=c.b2, eps=c.epsilon),
+        optax.add_decayed_weights(c.weight_decay, mask=decayed),
+        optax.scale_by_learning_rate(learning_rate(c, steps)),
+    )
+
+
+def decayed(params: Any) -> Any:
+    """Returns the tree of booleans that says which parameters decay: all but biases and LayerNorm's scales."""
+
+    def decays(path: jax.tree_util.KeyPath, _: jax.Array) -> bool:
+        return not {"bias", "scale"} & set(jax.tree_util.keystr(path, simple=True, separator="/").split("/"))
+
+    return jax.tree.map_with_path(decays, params)
+
+
+class UncorrectedAdamState(NamedTuple):
+    """Running means of the gradients and of their squares, both from 0."""
+
+    mu: Any
+    nu: Any
+
+
+def scale_by_uncorrected_adam(b1: float, b2: float, eps: float) -> optax.GradientTransformation:
+    """Returns Adam without the correction of its means for their start at 0.
+
+    Source: google-research/bert, optimization.py, AdamWeightDecayOptimizer.
+    """
+
+    def init(params: optax.Params) -> UncorrectedAdamState:
+        return UncorrectedAdamState(jax.tree.map(jnp.zeros_like, params), jax.tree.map(jnp.zeros_like, params))
+
+    def update(
+        grads: optax.Updates, state: optax.OptState, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, optax.OptState]:
+        del params
+        mu = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, state.mu, grads)
+        nu = jax.tree.map(lambda v, g: b2 * v + (1 - b2) * g * g, state.nu, grads)
+        updates = jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + eps), mu, nu)
+        return updates, UncorrectedAdamState(mu, nu)
+
+    return optax.GradientTransformation(init, update)

@@ -1,0 +1,53 @@
+"""Leaving in order: SIGINT and SIGTERM ask the loop to stop after the step it is in."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from types import FrameType, TracebackType
+
+
+class StopRequest:
+    """While entered, remembers the first SIGINT or SIGTERM in `signum`; a second one acts as it did before.
+
+    Enter it after jax.distributed has started, which installs a SIGTERM handler of its own. Does nothing outside the
+    main thread, where Python allows no handlers.
+    """
+
+    def __init__(self) -> None:
+        self.signum: int | None = None
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> StopRequest:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {s: signal.signal(s, self._note) for s in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._restore()
+
+    @property
+    def requested(self) -> bool:
+        """Whether a signal has come."""
+        return self.signum is not None
+
+    def leave_if_requested(self) -> None:
+        """Raises KeyboardInterrupt after SIGINT, SystemExit with 128 + 15 after SIGTERM."""
+        if self.signum == signal.SIGINT:
+            raise KeyboardInterrupt
+        if self.signum is not None:
+            sys.exit(128 + self.signum)
+
+    def _note(self, signum: int, frame: FrameType | None) -> None:
+        del frame
+        self.signum = signum
+        self._restore()
+        print(f"\n{signal.Signals(signum).name}: saving, then leaving; once more to leave at once", file=sys.stderr)
+
+    def _restore(self) -> None:
+        for signum, handler in self._before.items():
+            signal.signal(signum, handler)  # type: ignore[arg-type]
+        self._before = {}

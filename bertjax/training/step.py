@@ -1,0 +1,128 @@
+"""The jitted step: loss, gradients, update. Pretraining and fine-tuning differ only in the model and loss they pass."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from bertjax import sharding
+from bertjax.training.losses import Sums
+
+Batch = Mapping[str, jax.Array]
+Out = TypeVar("Out")
+MakeModel = Callable[[nnx.Rngs], nnx.Module]
+Loss = Callable[[Any, Batch, jax.Array | None], tuple[jax.Array, Sums]]
+"""loss(model, batch, key) returns the scalar to be minimised and the sums it is made of; no dropout without a key."""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """Everything a run needs to go on: what it reads next follows from the step."""
+
+    step: jax.Array  # int32 [], updates done
+    params: nnx.State
+    opt_state: optax.OptState
+
+
+TrainStep = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
+
+
+def fresh_params(make_model: MakeModel, seed: int) -> nnx.State:
+    """Returns new weights. One jitted computation makes them where they belong: no device holds more than its part."""
+    return jax.jit(lambda: nnx.state(make_model(nnx.Rngs(seed)), nnx.Param))()
+
+
+def first_state(params: nnx.State, tx: optax.GradientTransformation) -> TrainState:
+    """Returns the state before the first update."""
+    return TrainState(jnp.int32(0), params, jax.jit(tx.init)(params))
+
+
+def abstract_state(make_model: MakeModel, tx: optax.GradientTransformation) -> TrainState:
+    """Returns the shapes, types and shardings of the state, without making it."""
+    return jax.eval_shape(lambda: first_state(fresh_params(make_model, 0), tx))
+
+
+def make_train_step(
+    make_model: MakeModel,
+    loss: Loss,
+    tx: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    *,
+    seed: int,
+    precision: Literal["float32", "bfloat16"],
+) -> TrainStep:
+    """Returns train_step(state, batch) -> (state, figures); `state` is donated.
+
+    Dropout's key folds from the seed and the step. Figures are means over the global batch, the gradients' norm before
+    clipping, the learning rate, and `tokens`, the batch's real tokens.
+    """
+    graphdef = nnx.graphdef(nnx.eval_shape(lambda: make_model(nnx.Rngs(0))))
+
+    def loss_of(params: nnx.State, batch: Batch, key: jax.Array) -> tuple[jax.Array, Sums]:
+        return loss(nnx.merge(graphdef, _cast(params, precision)), batch, key)
+
+    @functools.partial(jax.jit, donate_argnames="state")
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        (value, sums), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params, batch, key)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        figures = {"loss": value} | {name: total / jnp.maximum(weight, 1) for name, (total, weight) in sums.items()}
+        figures |= {
+            "grad_norm": optax.tree.norm(grads),
+            "learning_rate": schedule(state.step),
+            "tokens": jnp.sum(batch["spans"] > 0),
+        }
+        return TrainState(state.step + 1, params, opt_state), figures
+
+    return train_step
+
+
+def make_forward(
+    make_model: MakeModel, function: Callable[[Any, Batch], Out], precision: Literal["float32", "bfloat16"]
+) -> Callable[[nnx.State, Batch], Out]:
+    """Returns forward(params, batch) -> function(model, batch), jitted: for evaluation and prediction."""
+    graphdef = nnx.graphdef(nnx.eval_shape(lambda: make_model(nnx.Rngs(0))))
+
+    @jax.jit
+    def forward(params: nnx.State, batch: Batch) -> Out:
+        return function(nnx.merge(graphdef, _cast(params, precision)), batch)
+
+    return forward
+
+
+def total(parts: list[Sums]) -> dict[str, float]:
+    """Returns the mean of each figure over several batches: sums added up, then divided once."""
+    fetched = jax.device_get(parts)
+    means = {}
+    for name in fetched[0]:
+        weight = float(sum(np.float64(part[name][1]) for part in fetched))
+        means[name] = float(sum(np.float64(part[name][0]) for part in fetched)) / max(weight, 1.0)
+    return means
+
+
+def to_mesh(batch: Mapping[str, np.ndarray], mesh: jax.sharding.Mesh) -> dict[str, jax.Array]:
+    """Returns global arrays made of this host's rows, the batch cut over the mesh."""
+    cut = jax.NamedSharding(mesh, sharding.ACT_B)
+    return {name: jax.make_array_from_process_local_data(cut, x) for name, x in batch.items()}
+
+
+def _cast(params: nnx.State, precision: Literal["float32", "bfloat16"]) -> nnx.State:
+    """Returns the matrices in the precision of the products; biases and LayerNorm stay float32."""
+    if precision == "float32":
+        return params
+
+    def cast(path: jax.tree_util.KeyPath, x: jax.Array) -> jax.Array:
+        vector = {"bias", "scale"} & set(jax.tree_util.keystr(path, simple=True, separator="/").split("/"))
+        return x if vector else x.astype(jnp.bfloat16)
+
+    return jax.tree.map_with_path(cast, params)

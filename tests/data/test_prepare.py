@@ -1,0 +1,233 @@
+import filecmp
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import grain
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from bertjax.data import prepare as prepare_module
+from bertjax.data.corpus import open_corpus
+from bertjax.data.prepare import PrepareConfig, prepare
+from bertjax.errors import UserError
+
+TEXT = "the a small old red fox hen boat river hill runs sleeps sees finds under over near and then never"
+WORDS = TEXT.split()
+
+
+def write_corpus(path: Path, documents: int, *, groups: int | None = None, seed: int = 0) -> Path:
+    """Writes documents of made-up sentences; with groups, the first word of each tells its group."""
+    draw = random.Random(seed)
+    with path.open("w") as file:
+        for number in range(documents):
+            sentences = [" ".join(draw.choices(WORDS, k=draw.randint(3, 12))) for _ in range(draw.randint(2, 12))]
+            text = " ".join(sentence.capitalize() + "." for sentence in sentences)
+            group = {} if groups is None else {"group": f"g{number % groups}"}
+            marked = text if groups is None else f"{chr(97 + number % groups) * 3}. {text}"
+            file.write(json.dumps({"text": marked, **group}) + "\n")
+    return path
+
+
+def make_config(output: Path, **changes: Any) -> PrepareConfig:
+    return PrepareConfig(
+        **{"output": str(output), "vocab_size": 200, "seq_len": 48, "validation_share": 0.1, **changes}
+    )
+
+
+def differences(left: Path, right: Path) -> list[str]:
+    """Returns the files of one directory that the other lacks or has with other bytes."""
+    names = {str(path.relative_to(top)) for top in (left, right) for path in top.rglob("*") if path.is_file()}
+    _, different, missing = filecmp.cmpfiles(left, right, names, shallow=False)
+    return different + missing
+
+
+def test_a_prepared_corpus_reads_back_with_tfds_and_grain(tmp_path: Path) -> None:
+    manifest = prepare(make_config(tmp_path / "out"), [write_corpus(tmp_path / "a.jsonl", 200)])
+    assert manifest == json.loads((tmp_path / "out" / "manifest.json").read_text())
+    source = tfds.builder_from_directory(tmp_path / "out").as_data_source("train")
+    assert len(source) == manifest["splits"]["train"]["rows"]
+    assert "tensorflow" not in sys.modules
+    corpus = open_corpus(tmp_path / "out")
+    dataset = grain.MapDataset.source(corpus.train).shuffle(seed=1)
+    (record,) = dataset[:1]
+    assert record["ids"].dtype == np.uint16
+    assert record["lengths"].sum() == len(record["ids"]) <= 48
+    assert record["ids"][0] == corpus.tokenizer.cls_id
+    assert record["ids"][record["lengths"][0, 0] - 1] == record["ids"][-1] == corpus.tokenizer.sep_id
+
+
+def test_counts_agree_with_the_rows(tmp_path: Path) -> None:
+    prepare(make_config(tmp_path / "out"), [write_corpus(tmp_path / "a.jsonl", 200)])
+    corpus = open_corpus(tmp_path / "out")
+    for name, records in (("train", corpus.train), ("validation", corpus.validation)):
+        split = corpus.manifest["splits"][name]
+        rows = [records[index] for index in range(len(records))]
+        assert split["rows"] == split["pairs"] == len(rows)
+        assert split["random_pairs"] == sum(int(row["labels"].sum()) for row in rows)
+        assert split["row_tokens"] == sum(len(row["ids"]) for row in rows)
+        assert split["padding_share"] == pytest.approx(1 - split["row_tokens"] / (len(rows) * 48))
+        assert split["unknown_tokens"] == 0
+    counts = np.bincount(
+        np.concatenate([corpus.train[index]["ids"] for index in range(len(corpus.train))]),
+        minlength=corpus.tokenizer.vocab_size,
+    )
+    counts[list(corpus.tokenizer.special_ids)] = 0
+    np.testing.assert_array_equal(corpus.token_counts, counts)
+    assert sum(corpus.manifest["splits"][name]["documents"] for name in ("train", "validation")) == 200
+
+
+def test_the_result_does_not_depend_on_the_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prepare_module, "BLOCK_SIZE", 10_000)
+    source = write_corpus(tmp_path / "a.jsonl", 300)
+    manifest = prepare(make_config(tmp_path / "one", workers=1), [source])
+    prepare(make_config(tmp_path / "two", workers=2), [source])
+    assert len(manifest["splits"]["train"]["shards"]) > 3
+    assert differences(tmp_path / "one", tmp_path / "two") == []
+    prepare(make_config(tmp_path / "other", workers=1, seed=1), [source])
+    assert differences(tmp_path / "one", tmp_path / "other") != []
+
+
+def test_pairs_are_numbered_through_the_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prepare_module, "BLOCK_SIZE", 10_000)
+    prepare(make_config(tmp_path / "out", workers=1), [write_corpus(tmp_path / "a.jsonl", 100)])
+    records = open_corpus(tmp_path / "out").train
+    assert [records[index]["pairs"].tolist() for index in range(len(records))] == [[i] for i in range(len(records))]
+
+
+def test_documents_of_a_group_stay_in_one_split(tmp_path: Path) -> None:
+    prepare(make_config(tmp_path / "out", validation_share=0.4), [write_corpus(tmp_path / "a.jsonl", 120, groups=12)])
+    corpus = open_corpus(tmp_path / "out")
+
+    def groups(records: Any) -> set[str]:
+        texts = " ".join(corpus.tokenizer.decode(records[index]["ids"]) for index in range(len(records)))
+        return {letter for letter in "abcdefghijkl" if letter * 3 in texts.replace(".", " ").split()}
+
+    assert groups(corpus.train) | groups(corpus.validation) == set("abcdefghijkl")
+    assert not groups(corpus.train) & groups(corpus.validation)
+
+
+def test_without_next_sentence_every_token_is_in_a_row(tmp_path: Path) -> None:
+    source = tmp_path / "a.txt"
+    source.write_text("\n\n".join(f"The fox {'runs ' * n}home. It sleeps." for n in range(30, 40)))
+    prepare(make_config(tmp_path / "out", next_sentence=False), [source])
+    for split in open_corpus(tmp_path / "out").manifest["splits"].values():
+        assert split["row_tokens"] - 2 * split["rows"] == split["tokens"]
+        assert split["random_pairs"] == 0
+
+
+def test_the_same_corpus_is_not_prepared_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = write_corpus(tmp_path / "a.jsonl", 20)
+    manifest = prepare(make_config(tmp_path / "out"), [source])
+    before = (tmp_path / "out" / "manifest.json").stat().st_mtime_ns
+    assert prepare(make_config(tmp_path / "out", workers=3), [source]) == manifest
+    assert "already prepared" in capsys.readouterr().err
+    assert (tmp_path / "out" / "manifest.json").stat().st_mtime_ns == before
+    with pytest.raises(UserError, match="prepared with other seq_len, seed; choose another --output"):
+        prepare(make_config(tmp_path / "out", seq_len=32, seed=3), [source])
+    write_corpus(source, 20, seed=1)
+    with pytest.raises(UserError, match="prepared with other sources"):
+        prepare(make_config(tmp_path / "out"), [source])
+
+
+def test_a_directory_with_something_else_is_left_alone(tmp_path: Path) -> None:
+    source = write_corpus(tmp_path / "a.jsonl", 20)
+    with pytest.raises(UserError, match="is not empty and holds no prepared corpus"):
+        prepare(make_config(tmp_path), [source])
+    assert source.exists()
+
+
+@pytest.mark.parametrize("documents", [0, 1, 3])
+def test_too_small_a_corpus_is_said_and_leaves_nothing(tmp_path: Path, documents: int) -> None:
+    source = write_corpus(tmp_path / "a.jsonl", documents)
+    with pytest.raises(UserError, match=f"too few documents: {documents},"):
+        prepare(make_config(tmp_path / "out"), [source])
+    assert os.listdir(tmp_path) == ["a.jsonl"]
+
+
+def test_a_given_vocabulary_is_used_and_told_by_its_content(tmp_path: Path) -> None:
+    source = write_corpus(tmp_path / "a.jsonl", 20)
+    prepare(make_config(tmp_path / "first"), [source])
+    vocab = tmp_path / "first" / "tokenizer" / "vocab.txt"
+    manifest = prepare(make_config(tmp_path / "out", vocab=str(vocab)), [source])
+    assert manifest["settings"]["vocab"] == manifest["vocabulary"]["fingerprint"]
+    vocab.rename(tmp_path / "moved.txt")
+    assert prepare(make_config(tmp_path / "out", vocab=str(tmp_path / "moved.txt")), [source]) == manifest
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"vocab_size": 10},
+        {"seq_len": 4},
+        {"passes": 0},
+        {"passes": 2, "next_sentence": False},
+        {"short_share": 1.5},
+        {"validation_share": 0.0},
+        {"workers": -1},
+        {"seed": -1},
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(tmp_path: Path, changes: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"^{next(iter(changes))}="):
+        make_config(tmp_path, **changes)
+
+
+RUN = """
+import resource, sys
+from bertjax.data import prepare as module
+from bertjax.errors import reported
+module.BLOCK_SIZE = 20_000
+if __name__ == "__main__":
+    limit = int(sys.argv[3])
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    with reported():
+        module.prepare(module.PrepareConfig(sys.argv[2], vocab_size=200, seq_len=48, workers=1), [sys.argv[1]])
+"""
+
+
+def start(tmp_path: Path, source: Path, limit: int = resource.RLIM_INFINITY) -> subprocess.Popen[str]:
+    script = tmp_path / "run.py"
+    script.write_text(RUN)
+    return subprocess.Popen(
+        [sys.executable, script, source, tmp_path / "out", str(limit)],
+        env={**os.environ, "PYTHONPATH": os.getcwd()},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_a_killed_run_leaves_no_corpus_and_the_next_one_starts_anew(tmp_path: Path) -> None:
+    source = write_corpus(tmp_path / "a.jsonl", 6_000)
+    with start(tmp_path, source) as run:
+        end = time.monotonic() + 20
+        while not list(tmp_path.glob("out.partial/corpus-train*00002")):
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        with pytest.raises(UserError, match="another run is preparing"):
+            prepare(make_config(tmp_path / "out"), [source])
+        run.kill()
+    assert run.returncode == -signal.SIGKILL
+    assert not (tmp_path / "out").exists()
+    smaller = write_corpus(tmp_path / "b.jsonl", 50)
+    prepare(make_config(tmp_path / "out"), [smaller])
+    prepare(make_config(tmp_path / "fresh"), [smaller])
+    assert differences(tmp_path / "fresh", tmp_path / "out") == []
+    assert not (tmp_path / "out.partial").exists()
+
+
+def test_a_full_disk_is_said_and_leaves_nothing(tmp_path: Path) -> None:
+    with start(tmp_path, write_corpus(tmp_path / "a.jsonl", 100), limit=100_000) as run:
+        _, errors = run.communicate()
+    assert run.returncode == 1
+    assert "Traceback" not in errors
+    assert "could not be written" in errors
+    assert sorted(os.listdir(tmp_path)) == ["a.jsonl", "run.py"]

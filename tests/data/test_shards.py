@@ -1,0 +1,78 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from bertjax.data.blocks import Block
+from bertjax.data.documents import Document
+from bertjax.data.pairs import Pair
+from bertjax.data.shards import ShardOptions, _serialize, id_dtype, record_features, write_shard
+from bertjax.data.tokenizer import Tokenizer
+from bertjax.errors import UserError
+
+DOCUMENTS = [
+    Document(("Owls sleep by day. Bats do too.", "Moths fly at night.")),
+    Document(("Snow is white. Coal is not. Ash is grey.",)),
+    Document(("Rye is sown in autumn. Oats in spring.", "Both are cut in summer.")),
+]
+
+
+def make_options(directory: Path, **changes: object) -> ShardOptions:
+    tokenizer = Tokenizer.train((p for d in DOCUMENTS for p in d.paragraphs), vocab_size=80)
+    tokenizer.save(directory / "tokenizer")
+    fields = {"seq_len": 32, "passes": 1, "next_sentence": True, "short_share": 0.1, "seed": 0, **changes}
+    return ShardOptions(directory=str(directory), vocabulary=tokenizer.fingerprint, **fields)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("vocab_size", [30522, 100_000])
+def test_records_are_what_tfds_would_write(vocab_size: int) -> None:
+    features = record_features(vocab_size)
+    ids = np.array([2, 300, vocab_size - 1, 3, 9, 3], id_dtype(vocab_size))
+    record = {"ids": ids, "lengths": [[4, 2]], "labels": [1], "pairs": [2**40]}
+    serialized = _serialize(Pair(ids, 4, 2, 1), 2**40)
+    assert tfds.features.FeaturesDict.deserialize_example_np(features, serialized).keys() == record.keys()
+    for name, value in features.deserialize_example_np(serialized).items():
+        expected = features.deserialize_example_np(features.serialize_example(record))[name]
+        assert value.dtype == expected.dtype
+        np.testing.assert_array_equal(value, expected)
+
+
+def test_counts_are_those_of_the_text_and_the_rows(tmp_path: Path) -> None:
+    shard = write_shard(make_options(tmp_path), Block("train", 7, DOCUMENTS, 300))
+    assert (shard.split, shard.name) == ("train", "corpus-train.array_record-00007")
+    assert (shard.counts["documents"], shard.counts["sentences"], shard.counts["bytes"]) == (3, 9, 300)
+    assert shard.counts["unknown_tokens"] == 0
+    assert shard.rows == shard.counts["pairs"] >= 3
+    assert shard.token_counts.sum() == shard.counts["row_tokens"]
+    assert shard.size == (tmp_path / shard.name).stat().st_size
+
+
+def test_unknown_words_are_counted(tmp_path: Path) -> None:
+    strange = Document(("Ωmega ωmega sleep.",))
+    shard = write_shard(make_options(tmp_path), Block("train", 0, [*DOCUMENTS, strange], 0))
+    assert shard.counts["unknown_tokens"] == 2
+
+
+@pytest.mark.parametrize(("split", "times"), [("train", 3), ("validation", 1)])
+def test_passes_draw_anew_for_training_only(tmp_path: Path, split: str, times: int) -> None:
+    options = make_options(tmp_path, passes=3, seq_len=512, short_share=0.0)
+    shard = write_shard(options, Block(split, 0, DOCUMENTS, 0))  # type: ignore[arg-type]
+    assert shard.counts["documents"] == 3
+    assert shard.rows >= 3 * times
+    assert (shard.rows >= 9) == (times == 3)
+
+
+def test_seed_and_number_of_the_block_decide_about_the_pairs(tmp_path: Path) -> None:
+    def content(number: int, seed: int) -> bytes:
+        shard = write_shard(make_options(tmp_path, seed=seed, passes=4), Block("train", number, DOCUMENTS, 0))
+        return (tmp_path / shard.name).read_bytes()
+
+    assert content(0, 0) == content(0, 0)
+    assert len({content(0, 0), content(1, 0), content(0, 1)}) == 3
+
+
+def test_documents_that_hold_nothing_are_an_error(tmp_path: Path) -> None:
+    nothing = Document(("\u200b\x00",))
+    with pytest.raises(UserError, match="of 3 train documents only 1 hold more than control characters"):
+        write_shard(make_options(tmp_path), Block("train", 0, [DOCUMENTS[0], nothing, nothing], 0))

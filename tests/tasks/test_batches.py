@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from bertjax.tasks.batches import (
+    Choice,
+    Features,
+    epoch_batches,
+    evaluation_batches,
+    make_batch,
+    padded_lengths,
+)
+
+LENGTHS = np.random.default_rng(0).integers(3, 129, 333)
+
+
+def test_padded_lengths() -> None:
+    assert padded_lengths(128) == [32, 64, 128]
+    assert padded_lengths(100) == [32, 64, 100]
+    assert padded_lengths(16) == [16]
+
+
+@pytest.mark.parametrize("epoch", range(3))
+@pytest.mark.parametrize("batch_size", [1, 8, 32, 1000])
+def test_an_epoch_has_every_example_once(batch_size: int, epoch: int) -> None:
+    batches = epoch_batches(LENGTHS, batch_size, 128, seed=1, epoch=epoch)
+    assert sorted(np.concatenate([b.indices for b in batches])) == list(range(333))
+    assert len(batches) == -(-333 // batch_size)
+    assert sum(len(b.indices) < batch_size for b in batches) <= 1
+
+
+def test_no_batch_is_longer_than_it_must_be() -> None:
+    for indices, length in epoch_batches(LENGTHS, 8, 128, seed=1, epoch=0):
+        assert LENGTHS[indices].max() <= length
+        assert length == min(size for size in (32, 64, 128) if LENGTHS[indices].max() <= size)
+    lengths = [length for _, length in epoch_batches(LENGTHS, 8, 128, seed=1, epoch=0)]
+    assert 8 * sum(lengths) < 0.8 * 128 * 333
+    assert lengths != sorted(lengths)
+
+
+def test_an_epoch_is_a_function_of_seed_and_epoch() -> None:
+    def order(seed: int, epoch: int) -> list[int]:
+        batches = epoch_batches(LENGTHS, 8, 128, seed=seed, epoch=epoch)
+        return [int(i) for batch in batches for i in batch.indices]
+
+    assert order(1, 2) == order(1, 2)
+    assert order(1, 2) != order(1, 3)
+    assert order(1, 2) != order(2, 2)
+
+
+def test_evaluation_keeps_the_order_within_a_length() -> None:
+    batches = evaluation_batches(np.array([5, 40, 6, 7, 41, 100]), 2, 128)
+    assert [(b.indices.tolist(), b.length) for b in batches] == [([0, 2], 32), ([3, 1], 64), ([4, 5], 128)]
+    assert evaluation_batches(np.array([5, 6, 7]), 2, 128)[-1].length == 32
+
+
+def test_a_batch_by_hand() -> None:
+    features = Features(
+        ids=[np.array([2, 9, 3], np.int32), np.array([2, 3], np.int32), np.array([2, 7, 3, 8, 3], np.int32)],
+        segments=[np.array([0, 0, 0], np.int32), np.array([0, 0], np.int32), np.array([0, 0, 0, 1, 1], np.int32)],
+        targets={"labels": np.array([1, -1, 4], np.int32), "scores": np.array([0.5, 1.5, 2.5], np.float32)},
+        pad_id=6,
+    )
+    batch = make_batch(features, Choice(np.array([2, 0]), 6), batch_size=3)
+    expected = {
+        "ids": [[2, 7, 3, 8, 3, 6], [2, 9, 3, 6, 6, 6], [6] * 6],
+        "segments": [[0, 0, 0, 1, 1, 0], [0] * 6, [0] * 6],
+        "positions": [list(range(6))] * 3,
+        "spans": [[1, 1, 1, 1, 1, 0], [1, 1, 1, 0, 0, 0], [0] * 6],
+        "labels": [4, 1, 0],
+        "scores": [2.5, 0.5, 0],
+        "weights": [1, 1, 0],
+        "index": [2, 0, -1],
+    }
+    assert {name: x.tolist() for name, x in batch.items()} == expected
+    assert {name for name, x in batch.items() if x.dtype == np.float32} == {"weights", "scores"}
+    assert all(x.dtype in (np.int32, np.float32) for x in batch.values())
+    assert features.lengths_N.tolist() == [3, 2, 5]

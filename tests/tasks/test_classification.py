@@ -1,0 +1,214 @@
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from bertjax.config import MeshConfig, ModelConfig
+from bertjax.errors import UserError
+from bertjax.sharding import make_mesh
+from bertjax.tasks.batches import Choice, evaluation_batches, make_batch
+from bertjax.tasks.classification import (
+    Columns,
+    Example,
+    SequenceClassifier,
+    classification_loss,
+    features,
+    label_names,
+    logits,
+    read_examples,
+    write_predictions,
+)
+from bertjax.training.step import to_mesh
+
+MODEL = ModelConfig(vocab_size=100, width=16, layers=1, heads=2, mlp_width=32, max_positions=64)
+
+
+class Letters:
+    """A tokenizer whose tokens are letters."""
+
+    pad_id, cls_id, sep_id = 0, 1, 2
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        return [[ord(letter) - ord("a") + 10 for letter in text] for text in texts]
+
+
+def example(text: str, second: str | None = None, label: str | None = None, index: int = 0) -> Example:
+    return Example(text, second, label, index)
+
+
+def readable(ids: np.ndarray) -> str:
+    return "".join({0: ".", 1: "[", 2: "]"}.get(int(i), chr(int(i) + ord("a") - 10)) for i in ids)
+
+
+def test_reads_sentences_and_pairs(tmp_path: Path) -> None:
+    path = tmp_path / "a.tsv"
+    path.write_text("sentence1\tsentence2\tlabel\na b\tc\tyes\nd\te\t no\n")
+    assert read_examples(path, Columns("sentence1", "sentence2")) == [
+        Example("a b", "c", "yes", 0),
+        Example("d", "e", "no", 1),
+    ]
+    assert read_examples(path, Columns("sentence2")) == [Example("c", None, "yes", 0), Example("e", None, "no", 1)]
+
+
+def test_labels_of_json_are_read_as_text(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps({"text": "a", "label": label}) + "\n" for label in (1, "b", True)))
+    assert [e.label for e in read_examples(path, Columns())] == ["1", "b", "True"]
+
+
+def test_labels_may_be_missing_where_nothing_is_learned_from_them(tmp_path: Path) -> None:
+    path = tmp_path / "a.tsv"
+    path.write_text("text\na\n")
+    assert read_examples(path, Columns(), ["x"], label_required=False) == [Example("a", None, None, 0)]
+    with pytest.raises(UserError, match="no column 'label'"):
+        read_examples(path, Columns(), ["x"])
+    path.write_text("text\tlabel\na\t\n")
+    assert read_examples(path, Columns(), ["x"], label_required=False) == [Example("a", None, None, 0)]
+    with pytest.raises(UserError, match=r"a.tsv:2: '' is not a label"):
+        read_examples(path, Columns(), ["x"])
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"text": "a", "label": "z"}, r"a.jsonl:1: unknown label 'z'; known are 'x', 'y'"),
+        ({"text": "a", "label": 0.5}, r"a.jsonl:1: 0.5 is not a label"),
+        ({"text": 7, "label": "x"}, r"a.jsonl:1: 7 is not a text"),
+        ({"text": None, "label": "x"}, r"a.jsonl:1: column 'text' is null"),
+        ({"text": "\ud800", "label": "x"}, r"a.jsonl:1: holds half of a surrogate pair"),
+    ],
+)
+def test_mistakes_say_where(tmp_path: Path, row: dict[str, object], message: str) -> None:
+    (tmp_path / "a.jsonl").write_text(json.dumps(row))
+    with pytest.raises(UserError, match=message):
+        read_examples(tmp_path / "a.jsonl", Columns(), ["x", "y"])
+
+
+def test_a_pair_needs_both_texts(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(json.dumps({"text": "a", "second": None, "label": "x"}))
+    with pytest.raises(UserError, match=r"a.jsonl:1: column 'second' is null"):
+        read_examples(tmp_path / "a.jsonl", Columns(second="second"))
+
+
+def test_label_names_are_sorted_as_numbers_are() -> None:
+    assert label_names([example("", label=label) for label in ("10", "9", "-1", "9", "2.5")]) == (
+        "-1",
+        "2.5",
+        "9",
+        "10",
+    )
+    assert label_names([example("", label=label) for label in ("b", "nan", "a", "1", None)]) == ("1", "a", "b", "nan")
+    with pytest.raises(UserError, match=r"1 label: \['a'\]"):
+        label_names([example("", label="a")])
+
+
+@pytest.mark.parametrize(
+    ("text", "second", "tokens", "segments"),
+    [
+        ("abc", None, "[abc]", "00000"),
+        ("abcdefghij", None, "[abcdef]", "00000000"),
+        ("", None, "[]", "00"),
+        ("ab", "cd", "[ab]cd]", "0000111"),
+        ("abcdefg", "h", "[abcd]h]", "00000011"),  # the longer one gives
+        ("ab", "cdefg", "[ab]cde]", "00001111"),
+        ("abcd", "efgh", "[abc]ef]", "00000111"),  # of equal ones the second
+        ("abc", "", "[abc]]", "000001"),
+    ],
+)
+def test_features_as_google_makes_them(text: str, second: str | None, tokens: str, segments: str) -> None:
+    made = features([example(text, second, "x")], Letters(), 8, ["w", "x"])
+    assert readable(made.ids[0]) == tokens
+    assert "".join(map(str, made.segments[0])) == segments
+    assert made.truncated == (len(text + (second or "")) > len(tokens.replace("[", "").replace("]", "")))
+    assert made.targets["labels"].tolist() == [1]
+
+
+def test_an_unknown_label_is_minus_one() -> None:
+    assert features([example("a"), example("b", label="w")], Letters(), 8, ["w", "x"]).targets["labels"].tolist() == [
+        -1,
+        0,
+    ]
+
+
+@pytest.fixture
+def mesh() -> Iterator[jax.sharding.Mesh]:
+    mesh = make_mesh(MeshConfig(fsdp=2), jax.devices()[:2])
+    with jax.set_mesh(mesh):
+        yield mesh
+
+
+@functools.cache
+def trained_nowhere(n_classes: int) -> SequenceClassifier:
+    """A classifier with fresh weights; made once, since that is slow without jit."""
+    return nnx.merge(*jax.jit(lambda: nnx.split(SequenceClassifier(MODEL, n_classes, rngs=nnx.Rngs(0))))())
+
+
+TEXTS = ["abc", "d", "efghij", "kl", "mnopqrstuv", "w", "xyz", "ab", "cd", "ef", "gh"]
+EXAMPLES = [example(text, None, "no" if i % 3 else "yes", i) for i, text in enumerate(TEXTS)]
+
+
+jitted_loss = nnx.jit(classification_loss)
+jitted_logits = nnx.jit(logits)
+
+
+def losses(model: SequenceClassifier, mesh: jax.sharding.Mesh, *, batch_size: int, seq_len: int) -> tuple[float, float]:
+    """Returns the sum of the losses and the number of rows."""
+    made = features(EXAMPLES, Letters(), seq_len, ["no", "yes"])
+    total = weight = 0.0
+    for choice in evaluation_batches(made.lengths_N, batch_size, seq_len):
+        _, sums = jitted_loss(model, to_mesh(make_batch(made, choice, batch_size), mesh), None)
+        total, weight = total + float(sums["loss"][0]), weight + float(sums["loss"][1])
+    return total, weight
+
+
+def test_padding_and_batching_do_not_change_the_mean(mesh: jax.sharding.Mesh) -> None:
+    whole, rows = losses(trained_nowhere(3), mesh, batch_size=16, seq_len=32)
+    assert rows == len(EXAMPLES)
+    assert losses(trained_nowhere(3), mesh, batch_size=4, seq_len=16) == pytest.approx((whole, rows), rel=1e-5)
+
+
+def test_the_loss_is_the_mean_over_rows_with_weight(mesh: jax.sharding.Mesh) -> None:
+    model = trained_nowhere(3)
+    made = features(EXAMPLES, Letters(), 16, ["no", "yes"])
+    batch = to_mesh(make_batch(made, Choice(np.array([0, 1, 2]), 16), 4), mesh)
+    log_probability_BC = np.asarray(jax.nn.log_softmax(jitted_logits(model, batch)))
+    loss, sums = jitted_loss(model, batch, None)
+    expected = -np.mean([log_probability_BC[row, label] for row, label in enumerate([1, 0, 0])])
+    assert float(loss) == pytest.approx(expected, rel=1e-6)
+    assert float(sums["accuracy"][0]) == sum(log_probability_BC[:3].argmax(1) == [1, 0, 0])
+
+
+def test_dropout_is_on_exactly_with_a_key(mesh: jax.sharding.Mesh) -> None:
+    model = trained_nowhere(3)
+    batch = to_mesh(make_batch(features(EXAMPLES, Letters(), 16, ["no", "yes"]), Choice(np.arange(4), 16), 4), mesh)
+    first, second = (np.asarray(jitted_logits(model, batch, jax.random.key(i))) for i in (0, 1))
+    assert np.abs(first - second).max() > 1e-4
+    np.testing.assert_array_equal(jitted_logits(model, batch), jitted_logits(model, batch))
+
+
+def test_every_weight_learns(mesh: jax.sharding.Mesh) -> None:
+    model = trained_nowhere(3)
+    graphdef, params = nnx.split(model, nnx.Param)
+    pairs = [example(text, text[::-1], "yes", i) for i, text in enumerate(TEXTS)]
+    batch = to_mesh(make_batch(features(pairs, Letters(), 32, ["no", "yes"]), Choice(np.arange(4), 32), 4), mesh)
+    grads = jax.jit(jax.grad(lambda params: classification_loss(nnx.merge(graphdef, params), batch, None)[0]))(params)
+    silent = [jax.tree_util.keystr(path) for path, g in jax.tree.leaves_with_path(grads) if not jnp.any(g)]
+    assert silent == []
+
+
+def test_predictions_are_a_table(tmp_path: Path) -> None:
+    examples = [example("a", label="no", index=0), example("b", index=1)]
+    path = write_predictions(tmp_path / "p.tsv", examples, np.array([[0.25, 0.75], [0.5, 0.5]]), ["no", "yes"])
+    assert path.read_text() == (
+        "index\tprediction\tlabel\tprobability_no\tprobability_yes\n"
+        "0\tyes\tno\t0.250000\t0.750000\n"
+        "1\tno\t\t0.500000\t0.500000\n"
+    )

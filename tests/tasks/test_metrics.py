@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from bertjax.tasks.metrics import classification_metrics, majority_baseline
+
+
+def metrics(labels: list[int], predictions: list[int], n_classes: int) -> dict[str, float]:
+    return classification_metrics(np.array(labels, int), np.array(predictions, int), n_classes)
+
+
+def test_two_classes_by_hand() -> None:
+    # Of class 1: 2 right, 1 missed, 2 guessed wrongly; class 0: 3 right.
+    figures = metrics([1, 1, 1, 0, 0, 0, 0, 0], [1, 1, 0, 1, 1, 0, 0, 0], 2)
+    f1, f1_of_0 = 4 / 7, 6 / 9
+    assert figures == pytest.approx(
+        {
+            "accuracy": 5 / 8,
+            "precision": 2 / 4,
+            "recall": 2 / 3,
+            "f1": f1,
+            "f1_macro": (f1 + f1_of_0) / 2,
+            "matthews": (2 * 3 - 2 * 1) / np.sqrt(4 * 3 * 5 * 4),
+        }
+    )
+
+
+def test_three_classes_by_hand() -> None:
+    # Right per class: 1 of 2, 1 of 1, 1 of 1; guessed 1, 2, 1.
+    figures = metrics([0, 0, 1, 2], [0, 1, 1, 2], 3)
+    assert figures == pytest.approx(
+        {
+            "accuracy": 3 / 4,
+            "precision": (1 + 1 / 2 + 1) / 3,
+            "recall": (1 / 2 + 1 + 1) / 3,
+            "f1": (2 / 3 + 2 / 3 + 1) / 3,
+            "f1_macro": (2 / 3 + 2 / 3 + 1) / 3,
+            "matthews": (3 * 4 - (2 * 1 + 1 * 2 + 1 * 1)) / np.sqrt((16 - 6) * (16 - 6)),
+        }
+    )
+
+
+def test_perfect_inverted_and_blind() -> None:
+    labels = [0, 1, 1, 0, 1]
+    assert set(metrics(labels, labels, 2).values()) == {1.0}
+    assert metrics(labels, [1 - label for label in labels], 2)["matthews"] == pytest.approx(-1)
+    assert metrics(labels, [1] * 5, 2)["matthews"] == 0
+
+
+def test_absent_classes_count_for_nothing() -> None:
+    assert metrics([0, 0], [0, 0], 2) == pytest.approx(
+        {"accuracy": 1, "precision": 0, "recall": 0, "f1": 0, "f1_macro": 1, "matthews": 0}
+    )
+    assert metrics([0, 1, 0, 1], [0, 1, 0, 1], 5)["f1_macro"] == 1
+    # Class 2 is guessed and never right: its share of nothing is 0.
+    assert metrics([0, 1], [0, 2], 3)["recall"] == pytest.approx(1 / 3)
+
+
+def test_no_examples() -> None:
+    assert set(metrics([], [], 3).values()) == {0.0}
+
+
+def test_the_majority_is_that_of_the_training_labels() -> None:
+    assert majority_baseline(np.array([0, 1, 1]), np.array([0, 0, 0, 1])) == 0.25

@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import bz2
+import gzip
+import lzma
+from pathlib import Path
+
+import pytest
+import zstandard
+
+from bertjax.errors import UserError
+from bertjax.tasks.tables import read_rows
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_bytes(text.encode())
+    return path
+
+
+def values(path: Path, columns: list[str], optional: list[str] | None = None) -> list[tuple[object, ...]]:
+    return [row.values for row in read_rows(path, columns, optional or [])]
+
+
+def test_tsv_takes_quotes_as_characters(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.tsv", 'id\ttext\r\n1\tsay "no\r\n\r\n2\t"yes" , and\u2028on\r\n')
+    assert values(path, ["text", "id"]) == [('say "no', "1"), ('"yes" , and\u2028on', "2")]
+
+
+def test_csv_takes_quotes_as_quotes(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", 'text,label\n"one, ""two""\nthree",x\n\nfour,y\n')
+    rows = list(read_rows(path, ["label", "text"]))
+    assert [row.values for row in rows] == [("x", 'one, "two"\nthree'), ("y", "four")]
+    assert [row.where for row in rows] == [f"{path}:3", f"{path}:5"]
+
+
+def test_jsonl_keeps_types(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", '\ufeff{"text": "a", "label": 1}\n\n{"label": null, "text": "b"}\n')
+    assert values(path, ["text", "label"]) == [("a", 1), ("b", None)]
+
+
+def test_columns_by_number_need_no_header(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.tsv", "id-1\t0\t*\tfirst\nid-2\t1\t\tsecond\n")
+    assert values(path, ["3", "1"]) == [("first", "0"), ("second", "1")]
+
+
+def test_a_column_that_may_be_missing_is_none(tmp_path: Path) -> None:
+    assert values(write(tmp_path / "a.tsv", "text\na\n"), ["text"], ["label"]) == [("a", None)]
+    assert values(write(tmp_path / "a.tsv", "label\ttext\nx\ta\n"), ["text"], ["label"]) == [("a", "x")]
+    assert values(write(tmp_path / "a.jsonl", '{"text": "a"}\n'), ["text"], ["label"]) == [("a", None)]
+
+
+@pytest.mark.parametrize(
+    ("suffix", "compress"),
+    [(".gz", gzip.compress), (".bz2", bz2.compress), (".xz", lzma.compress), (".zst", zstandard.compress)],
+)
+def test_compressed(tmp_path: Path, suffix: str, compress: object) -> None:
+    path = tmp_path / f"a.tsv{suffix}"
+    path.write_bytes(compress(b"text\nhello\n"))  # type: ignore[operator]
+    assert values(path, ["text"]) == [("hello",)]
+    path.write_bytes(path.read_bytes()[:-6])
+    with pytest.raises(UserError, match="damaged or cut off"):
+        values(path, ["text"])
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.tsv", "sentence\tgold\nx\ty\n", r"a.tsv has no column 'text'; its columns are 'sentence', 'gold'"),
+        ("a.tsv", "text\ttext\nx\ty\n", r"a.tsv has 2 columns 'text'"),
+        ("a.tsv", "text\tb\nx\ty\nz\n", r"a.tsv:3 has 1 fields, the header has 2"),
+        ("a.csv", 'text,b\nx,y\n"z,w\n', r"a.csv:3: not CSV \(unexpected end of data\)"),
+        ("a.csv", "text,b\nx,y,z\n", r"a.csv:2 has 3 fields, the header has 2"),
+        ("a.jsonl", '{"text": "a"}\n{"text": a}\n', r"a.jsonl:2: not JSON"),
+        ("a.jsonl", '["text"]\n', r"a.jsonl:1: not a JSON object but a list"),
+        ("a.jsonl", '{"sentence": "a"}\n', r"a.jsonl:1 has no key 'text'; its keys are 'sentence'"),
+        ("a.tsv", "text\n", r"a.tsv has no rows"),
+        ("a.csv", "", r"a.csv has no rows"),
+        ("a.jsonl", "\n", r"a.jsonl has no rows"),
+        ("a.parquet", "", r"a.parquet is no table that can be read; known are .tsv, .csv, .jsonl"),
+    ],
+)
+def test_mistakes_say_where(tmp_path: Path, name: str, text: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        values(write(tmp_path / name, text), ["text"])
+
+
+def test_a_number_beyond_the_columns(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="has no column '2'; its columns are '0', '1'"):
+        values(write(tmp_path / "a.tsv", "x\ty\n"), ["2"])
+    with pytest.raises(UserError, match=r"a.tsv:2 has 1 fields, the first row has 2"):
+        values(write(tmp_path / "a.tsv", "x\ty\nz\n"), ["1"])
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"a.tsv does not exist"):
+        values(tmp_path / "a.tsv", ["text"])
+
+
+def test_not_utf_8(tmp_path: Path) -> None:
+    (tmp_path / "a.tsv").write_bytes(b"text\ncaf\xe9\n")
+    with pytest.raises(UserError, match=r"a.tsv:2: byte 0xe9 at offset 8 is not UTF-8"):
+        values(tmp_path / "a.tsv", ["text"])

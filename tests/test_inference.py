@@ -1,0 +1,201 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from bertjax import runs
+from bertjax.config import CheckpointConfig, Config, DataConfig, FinetuneConfig
+from bertjax.data.tokenizer import Tokenizer
+from bertjax.errors import UserError
+from bertjax.inference import Model, load
+from bertjax.tasks.classification import SequenceClassifier
+from bertjax.training.checkpoints import Checkpoints
+from bertjax.training.step import TrainState
+from tests.model import tiny
+
+TEXTS = ["A small grey heron waits.", "rain", "The river rises after the rain."]
+LONG = "rain " * 15  # with [CLS] and [SEP] one token more than the model has positions
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("run")
+    Tokenizer.train(TEXTS * 2, vocab_size=120).save(directory / "made")
+    c = Config(model=tiny.CONFIG, data=DataConfig(seq_len=16))
+    workdir = runs.open_workdir(directory / "workdir", c, {}, directory / "made")
+    with jax.set_mesh(tiny.one_device()), Checkpoints(workdir, CheckpointConfig()) as checkpoints:
+        checkpoints.save(TrainState(jnp.int32(1), nnx.state(tiny.bert()), {}), 1, {})
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def model(workdir: Path) -> Model:
+    return load(workdir)
+
+
+def vectors_with_specials(model: Model, text: str) -> np.ndarray:
+    ids = [model.tokenizer.cls_id, *model.tokenizer.encode_batch([text])[0], model.tokenizer.sep_id]
+    rows = [jnp.array([row], jnp.int32) for row in (ids, [0] * len(ids), range(len(ids)), [1] * len(ids))]
+    with jax.set_mesh(model.mesh):
+        return np.asarray(tiny.encode(model.encoder, rows))[0]
+
+
+def biased(model: Model, piece: str) -> Model:
+    """Returns the model with a masked-LM head that always answers `piece`."""
+    params = nnx.clone(model.params)
+    bias = params["masked_lm"]["bias"]
+    bias[...] = jnp.where(jnp.arange(len(bias)) == model.tokenizer.id_of(piece), 100.0, 0.0)
+    return dataclasses.replace(model, params=params)
+
+
+@pytest.fixture(scope="module")
+def classifier(workdir: Path, tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """A fine-tuned model of three checkpoints, the second of which is the best: it says "yes"."""
+    facts = {"labels": ["no", "yes", "maybe"], "model": dataclasses.asdict(tiny.CONFIG)}
+    tuned = tmp_path_factory.mktemp("tuned") / "workdir"
+    runs.open_workdir(tuned, FinetuneConfig(), facts, workdir / "tokenizer")
+
+    def make() -> SequenceClassifier:
+        return SequenceClassifier(tiny.CONFIG, 3, rngs=nnx.Rngs(0))
+
+    keep_all = CheckpointConfig(keep=3)
+    with jax.set_mesh(tiny.one_device()), Checkpoints(tuned, keep_all, best="accuracy") as checkpoints:
+        params = jax.jit(lambda: nnx.state(make()), compiler_options=tiny.QUICK)()
+        for step, (label, accuracy) in enumerate([(0, 0.5), (1, 0.7), (2, 0.6)], 1):
+            params["classifier"]["bias"][...] = 5 * jax.nn.one_hot(label, 3)
+            checkpoints.save(TrainState(jnp.int32(step), params, {}), step, {}, figures={"accuracy": accuracy})
+    return load(tuned)
+
+
+def test_mean_and_cls_vectors_are_those_of_the_encoder(model: Model) -> None:
+    wanted = [vectors_with_specials(model, text) for text in TEXTS]
+    np.testing.assert_allclose(model.embed(TEXTS), [x.mean(axis=0) for x in wanted], atol=1e-5)
+    np.testing.assert_allclose(model.embed(TEXTS, pooling="cls"), [x[0] for x in wanted], atol=1e-5)
+    assert model.embed(TEXTS).dtype == np.float32
+
+
+def test_a_vector_does_not_depend_on_the_company(model: Model) -> None:
+    many = model.embed(TEXTS * 13)  # more than a batch
+    np.testing.assert_allclose(many[:3], many[36:], atol=1e-5)
+    np.testing.assert_allclose(model.embed(TEXTS[1]), many[1:2], atol=1e-5)
+    assert model.embed([]).shape == (0, 32)
+
+
+def test_normalized_vectors_have_length_one(model: Model) -> None:
+    vectors_ND = model.embed(TEXTS, normalize=True)
+    np.testing.assert_allclose(np.linalg.norm(vectors_ND, axis=-1), 1, rtol=1e-6)
+    np.testing.assert_allclose(vectors_ND * np.linalg.norm(model.embed(TEXTS), axis=-1)[:, None], model.embed(TEXTS))
+
+
+def test_tokens_point_into_the_text(model: Model) -> None:
+    pieces, offsets, vectors_SD = model.tokens(TEXTS[0])
+    assert [TEXTS[0][start:end].lower() for start, end in offsets] == [piece.removeprefix("##") for piece in pieces]
+    np.testing.assert_allclose(vectors_SD, vectors_with_specials(model, TEXTS[0])[1:-1], atol=1e-5)
+
+
+def test_special_pieces_in_a_text_are_text(model: Model) -> None:
+    assert "[SEP]" not in model.tokens("a [SEP] b").pieces
+
+
+def test_fill_mask_answers_each_mask_with_the_likeliest_pieces(model: Model) -> None:
+    found = model.fill_mask("The [MASK] rises after the [MASK].", top_k=7)
+    assert [len(candidates) for candidates in found] == [7, 7]
+    for candidates in found:
+        probabilities = [candidate["probability"] for candidate in candidates]
+        assert probabilities == sorted(probabilities, reverse=True)
+        assert all(model.tokenizer.piece(candidate["id"]) == candidate["token"] for candidate in candidates)
+    everything = model.fill_mask("[MASK]", top_k=model.tokenizer.vocab_size)[0]
+    assert sum(candidate["probability"] for candidate in everything) == pytest.approx(1, abs=1e-5)
+
+
+def test_fill_mask_puts_the_piece_into_the_text(model: Model) -> None:
+    piece = next(piece for piece in model.tokenizer.pieces if piece.startswith("##"))
+    rain, glued = biased(model, "rain"), biased(model, piece)
+    texts = [candidates[0]["text"] for candidates in rain.fill_mask("The [MASK], the [MASK].", top_k=1)]
+    assert texts == ["The rain, the [MASK].", "The [MASK], the rain."]
+    assert glued.fill_mask("The [MASK].", top_k=1)[0][0]["text"] == f"The{piece[2:]}."
+
+
+def test_fill_mask_of_several_texts_is_a_list_of_answers(model: Model) -> None:
+    texts = ["The [MASK] waits.", "[MASK] after [MASK] the [MASK]"]
+    alone = [model.fill_mask(text) for text in texts]
+    together = model.fill_mask(texts)
+    for a, b in zip(jax.tree.leaves(alone), jax.tree.leaves(together), strict=True):
+        assert a == (pytest.approx(b, rel=1e-4) if isinstance(b, float) else b)
+
+
+def test_classify_names_the_likeliest_label(classifier: Model) -> None:
+    found = classifier.classify([TEXTS[0], (TEXTS[1], TEXTS[2])])
+    for answer in found:
+        assert sum(answer["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+        assert tuple(answer["probabilities"]) == ("no", "yes", "maybe")
+        assert answer["probability"] == max(answer["probabilities"].values())
+        assert answer["probability"] == answer["probabilities"][answer["label"]]
+        assert answer["label"] == "yes"
+    assert classifier.classify(TEXTS[0])[0]["probabilities"] == pytest.approx(found[0]["probabilities"], rel=1e-4)
+
+
+def test_texts_of_similar_length_compile_once(model: Model, caplog: pytest.LogCaptureFixture) -> None:
+    with jax.log_compiles():
+        model.embed(["rain"] * 8, pooling="cls")
+        assert "Finished XLA compilation of jit(_pooled)" in caplog.text
+        caplog.clear()
+        model.embed(["the river rises"] * 7, pooling="cls")
+        assert "XLA compilation" not in caplog.text
+
+
+def test_truncation_is_asked_for(model: Model, classifier: Model) -> None:
+    assert len(model.tokens(LONG, truncate=True).pieces) == 14
+    np.testing.assert_allclose(model.embed(LONG, truncate=True), model.embed("rain " * 14), atol=1e-6)
+    assert len(classifier.classify([(LONG, "rain")], truncate=True)) == 1
+
+
+@pytest.mark.parametrize(
+    ("method", "texts", "message"),
+    [
+        (
+            "embed",
+            ["rain", LONG],
+            "texts[1] has 17 tokens with [CLS] and [SEP], the model reads at most 16",
+        ),
+        ("tokens", LONG, "pass truncate=True"),
+        ("fill_mask", LONG + "[MASK]", "texts[0] has 18 tokens"),
+        ("embed", ["rain", None], "texts[1] is not a text: None; give a string"),
+        ("embed", [("rain", "rises")], "texts[0] is not a text: ('rain', 'rises')"),
+        ("embed", 7, "7 is not a text; give a string or a list of strings"),
+        ("embed", ["rain", " "], "texts[1] is empty; leave it out"),
+        ("embed", "\u200b", "texts[0] has no tokens"),
+        ("embed", "a\ud800", "half of a surrogate pair"),
+        ("fill_mask", "rain", "texts[0] has no [MASK]: 'rain'"),
+        ("classify", "rain", "no classes"),
+    ],
+)
+def test_mistakes_in_texts_are_explained(model: Model, method: str, texts: Any, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        getattr(model, method)(texts)
+    assert message in str(caught.value)
+
+
+def test_mistakes_in_options_are_explained(model: Model, classifier: Model) -> None:
+    pooling: Any = "max"
+    with pytest.raises(UserError, match="pooling='max' is unknown; use one of"):
+        model.embed("rain", pooling=pooling)
+    with pytest.raises(UserError, match="top_k=0 is not between 1 and"):
+        model.fill_mask("[MASK]", top_k=0)
+    with pytest.raises(UserError, match="no masked-LM head"):
+        classifier.fill_mask("[MASK]")
+    pair: Any = ("rain", 3)
+    with pytest.raises(UserError, match=r"texts\[0\] is not a text: 3"):
+        classifier.classify([pair])
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="the workdir of a run"):
+        load(tmp_path)

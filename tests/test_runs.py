@@ -1,0 +1,72 @@
+"""The workdir's rule: a resumed run is the same run."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from bertjax import runs
+from bertjax.config import CheckpointConfig, Config, MeshConfig, ModelConfig, OptimizerConfig
+from bertjax.errors import UserError
+
+CONFIG = Config(model=ModelConfig(vocab_size=100))
+FACTS = {"corpus": "abc"}
+
+
+@pytest.fixture
+def tokenizer(tmp_path: Path) -> Path:
+    (tmp_path / "tok").mkdir()
+    (tmp_path / "tok" / "vocab.txt").write_text("[PAD]\n")
+    return tmp_path / "tok"
+
+
+def test_config_comes_back_and_the_tokenizer_is_copied(tmp_path: Path, tokenizer: Path) -> None:
+    workdir = runs.open_workdir(tmp_path / "run", CONFIG, FACTS, tokenizer)
+    assert runs.read_config(workdir, Config) == CONFIG
+    assert runs.read_facts(workdir) == FACTS
+    assert (workdir / "tokenizer" / "vocab.txt").read_text() == "[PAD]\n"
+
+
+def test_what_does_not_bend_the_curve_may_change(
+    tmp_path: Path, tokenizer: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs.open_workdir(tmp_path / "run", CONFIG, FACTS, tokenizer)
+    other = dataclasses.replace(CONFIG, mesh=MeshConfig(fsdp=2), checkpoint=CheckpointConfig(save_every=7))
+    runs.open_workdir(tmp_path / "run", other, FACTS, tokenizer)
+    assert runs.read_config(tmp_path / "run", Config) == other
+    assert "checkpoint.save_every was 1000, now 7" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("config", "facts", "message"),
+    [
+        (dataclasses.replace(CONFIG, optimizer=OptimizerConfig(peak_lr=1.0)), FACTS, "peak_lr was 0.0001, now 1.0"),
+        (CONFIG, {"corpus": "xyz"}, "corpus was 'abc', now 'xyz'"),
+    ],
+)
+def test_what_bends_the_curve_is_refused(
+    tmp_path: Path, tokenizer: Path, config: Config, facts: dict[str, str], message: str
+) -> None:
+    runs.open_workdir(tmp_path / "run", CONFIG, FACTS, tokenizer)
+    with pytest.raises(UserError, match=message):
+        runs.open_workdir(tmp_path / "run", config, facts, tokenizer)
+    assert runs.read_config(tmp_path / "run", Config) == CONFIG
+
+
+def test_a_config_with_an_unknown_key_a_refused_value_or_no_json_is_an_error(tmp_path: Path, tokenizer: Path) -> None:
+    path = runs.open_workdir(tmp_path / "run", CONFIG, FACTS, tokenizer) / "config.json"
+    record = json.loads(path.read_text())
+    for key, value, message in [("widht", 1, "unknown keys"), ("width", 7, "heads=12 do not divide width=7")]:
+        changed = json.loads(json.dumps(record))
+        changed["config"]["model"][key] = value
+        path.write_text(json.dumps(changed))
+        with pytest.raises(UserError, match=message):
+            runs.read_config(tmp_path / "run", Config)
+    path.write_text("{")
+    with pytest.raises(UserError, match="is not the config of a run"):
+        runs.read_config(tmp_path / "run", Config)
+    with pytest.raises(UserError, match="does not exist"):
+        runs.read_config(tmp_path, Config)

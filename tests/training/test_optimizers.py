@@ -1,0 +1,73 @@
+"""The optimizers against a few lines of NumPy, and the learning rate at the places that matter."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from bertjax.config import OptimizerConfig
+from bertjax.training import optimizers
+
+STEPS = 10
+PARAMS = {"kernel": np.array([0.5, -2.0, 3.0], np.float32), "bias": np.array([1.0, -1.0], np.float32)}
+
+
+def numpy_adamw(c: OptimizerConfig, grads: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    params = {k: v.astype(np.float64) for k, v in PARAMS.items()}
+    m, v = ({k: np.zeros_like(p) for k, p in params.items()} for _ in range(2))
+    for t, grad in enumerate(grads, start=1):
+        norm = np.sqrt(sum((g.astype(np.float64) ** 2).sum() for g in grad.values()))
+        lr = c.peak_lr * min(t / 4, (STEPS - t + 1) / (STEPS - 4), 1)
+        for k in params:
+            g = grad[k] * min(1, c.clip_norm / norm)
+            m[k] = c.b1 * m[k] + (1 - c.b1) * g
+            v[k] = c.b2 * v[k] + (1 - c.b2) * g**2
+            correct = (1 - c.b1**t, 1 - c.b2**t) if c.bias_correction else (1, 1)
+            update = (m[k] / correct[0]) / (np.sqrt(v[k] / correct[1]) + c.epsilon)
+            params[k] -= lr * (update + (c.weight_decay * params[k] if k == "kernel" else 0))
+    return params
+
+
+@pytest.mark.parametrize("bias_correction", [True, False])
+def test_adamw_is_that_of_ten_lines_of_numpy(bias_correction: bool) -> None:
+    c = OptimizerConfig(peak_lr=0.1, warmup_steps=4, weight_decay=0.3, clip_norm=2.0, bias_correction=bias_correction)
+    rng = np.random.default_rng(0)
+    grads = [{k: (rng.normal(size=p.shape) * 2).astype(np.float32) for k, p in PARAMS.items()} for _ in range(STEPS)]
+    tx = optimizers.make_optimizer(c, STEPS)
+    params: optax.Params = {k: jnp.asarray(v) for k, v in PARAMS.items()}
+    state = tx.init(params)
+    for grad in grads:
+        updates, state = tx.update(grad, state, params)
+        params = optax.apply_updates(params, updates)
+    expected = numpy_adamw(c, grads)
+    for name, value in expected.items():
+        np.testing.assert_allclose(params[name], value, rtol=2e-5)
+
+
+def test_learning_rate_rises_to_the_peak_and_falls_and_no_update_is_wasted() -> None:
+    rate = optimizers.learning_rate(OptimizerConfig(peak_lr=2.0, warmup_steps=4), steps=12)
+    rates = [float(rate(count)) for count in range(12)]
+    np.testing.assert_allclose(rates[:5], [0.5, 1.0, 1.5, 2.0, 2.0])
+    np.testing.assert_allclose(np.diff(rates[4:]), -0.25)
+    assert rates[-1] == pytest.approx(0.25)
+    assert float(rate(12)) == 0
+
+
+def test_the_usual_warm_up_is_a_tenth() -> None:
+    rate = optimizers.learning_rate(OptimizerConfig(peak_lr=1.0, warmup_steps=None), steps=50)
+    assert [float(rate(count)) for count in (0, 4)] == pytest.approx([0.2, 1.0])
+
+
+def test_without_warm_up_the_first_update_has_the_peak() -> None:
+    assert float(optimizers.learning_rate(OptimizerConfig(peak_lr=3.0, warmup_steps=0), steps=5)(0)) == 3.0
+
+
+def test_biases_and_layer_norm_do_not_decay() -> None:
+    params = {"dense": {"kernel": 1.0, "bias": 1.0}, "norm": {"scale": 1.0, "bias": 1.0}, "embedding": 1.0}
+    assert optimizers.decayed(params) == {
+        "dense": {"kernel": True, "bias": False},
+        "norm": {"scale": False, "bias": False},
+        "embedding": True,
+    }

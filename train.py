@@ -1,0 +1,154 @@
+"""Pretrains a BERT encoder on masked words and next sentences.
+
+    python train.py --config=configs/quickstart.py --workdir=runs/quickstart [--group.field=value ...]
+
+The same command again goes on from the newest checkpoint. A run is a pure function of its config, its data and the
+step: the batch, the masks and the dropout of step s follow from the seed and s alone, so nothing but the state has to
+be saved, and a run that was killed ends with the very weights of one that was not.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import sys
+from pathlib import Path
+
+import jax
+from flax import nnx
+
+from bertjax import backend, command_line, report, runs, sharding
+from bertjax.config import Config
+from bertjax.data import batches as data
+from bertjax.data import installed_docs
+from bertjax.data.corpus import Corpus, open_corpus
+from bertjax.errors import UserError, reported
+from bertjax.model.pretraining import BertForPretraining
+from bertjax.training import optimizers, step
+from bertjax.training.checkpoints import Checkpoints
+from bertjax.training.flops import flops_per_token
+from bertjax.training.losses import masked_lm_loss, pretraining_loss
+from bertjax.training.metrics import MetricsLog, last_evaluation
+from bertjax.training.signals import StopRequest
+
+
+def run(c: Config, workdir: str | Path) -> dict[str, float]:
+    """Trains to the last step, from where the workdir stands; returns the last held-out figures.
+
+    Raises: UserError on a mistake in the config, the data or the workdir; KeyboardInterrupt or SystemExit, the state
+    saved, after SIGINT or SIGTERM.
+    """
+    # 1. What there is to compute on, and what to read. Everything that can be wrong is found out before the first step.
+    mesh = sharding.make_mesh(c.mesh)
+    sharding.check_batch(c.train.batch_size, mesh)
+    corpus = open_corpus(installed_docs.prepared(c.data.seq_len) if c.data.path == installed_docs.NAME else c.data.path)
+    data.check_corpus(corpus, c.data)
+    c = with_vocabulary(c, corpus)
+    workdir = runs.open_workdir(workdir, c, {"corpus": corpus.fingerprint}, corpus.tokenizer_directory)
+
+    # 2. What a step reads: this host's rows of the global batch, a pure function of the step.
+    rows = host_rows(c.train.batch_size)
+    batch_of = data.training_batches(corpus, c.data, rows=rows, batch_size=c.train.batch_size, seed=c.train.seed)
+    held_out = data.evaluation_batches(
+        corpus, c.data, rows=rows, batch_size=c.train.batch_size, limit=c.train.eval_rows
+    )
+    baselines = data.unigram_baselines(held_out, corpus.token_counts)
+
+    with jax.set_mesh(mesh), Checkpoints(workdir, c.checkpoint) as checkpoints, StopRequest() as stop:
+        # 3. What a step does.
+        def make_model(rngs: nnx.Rngs) -> BertForPretraining:
+            return BertForPretraining(c.model, rngs=rngs)
+
+        optimizer = optimizers.make_optimizer(c.optimizer, c.train.steps)
+        schedule = optimizers.learning_rate(c.optimizer, c.train.steps)
+        precision = c.train.precision
+        loss = pretraining_loss if corpus.next_sentence else masked_lm_loss
+        train_step = step.make_train_step(make_model, loss, optimizer, schedule, seed=c.train.seed, precision=precision)
+        eval_step = step.make_forward(make_model, lambda model, batch: loss(model, batch, None)[1], precision)
+
+        def evaluate(params: nnx.State) -> dict[str, float]:
+            means = step.total([eval_step(params, step.to_mesh(batch, mesh)) for batch in held_out])
+            return held_out_figures(means, held_out) | baselines
+
+        # 4. Where it starts: the newest good checkpoint, or weights that are born sharded.
+        restored = checkpoints.restore(step.abstract_state(make_model, optimizer), mesh)
+        state, counters = restored or (
+            step.first_state(step.fresh_params(make_model, c.train.seed), optimizer),
+            {},
+        )
+        start = int(state.step)
+        say_what_runs(c, corpus, mesh, state, start)
+
+        # 5. The loop. Batches are made and sent ahead, figures are read one step late: the device never waits.
+        with MetricsLog(workdir, c.train, steps=c.train.steps, resumed_at=start, counters=counters) as log:
+            log.flops_per_token = flops_per_token(c.model, corpus.tokenizer.vocab_size, batch_of(0))
+            steps = range(start, c.train.steps)
+            coming = data.prefetched(
+                lambda s: step.to_mesh(batch_of(s), mesh), steps, threads=c.data.threads, ahead=c.data.prefetch
+            )
+            for done, batch in zip(range(start + 1, c.train.steps + 1), coming, strict=True):
+                state, figures = train_step(state, batch)
+                log.train(done, figures)
+                last, leaving = done == c.train.steps, stop.requested
+                if done % c.train.eval_every == 0 or last:
+                    log.evaluation(done, evaluate(state.params))
+                if done % c.checkpoint.save_every == 0 or last or leaving:
+                    log.flush()  # the step's loss is read, and finite, before it is kept
+                    checkpoints.save(state, done, log.counters())
+                if leaving:
+                    break
+
+    # 6. What it came to.
+    stop.leave_if_requested()
+    print(f"the report is {report.write_report(workdir)}", file=sys.stderr)
+    return last_evaluation(workdir)
+
+
+def with_vocabulary(c: Config, corpus: Corpus) -> Config:
+    """Returns the config with the vocabulary's size filled in. Raises: UserError if the embedding is too small."""
+    size, entries = c.model.vocab_size, corpus.tokenizer.vocab_size
+    if size is not None and size < entries:
+        raise UserError(
+            f"model.vocab_size={size} is less than the {entries} entries of the vocabulary of {corpus.directory};"
+            f" leave it out or use {entries}"
+        )
+    return dataclasses.replace(c, model=dataclasses.replace(c.model, vocab_size=size or entries))
+
+
+def host_rows(batch_size: int) -> slice:
+    """Returns this host's contiguous block of a global batch: row order does not depend on the number of hosts."""
+    each = batch_size // jax.process_count()
+    return slice(jax.process_index() * each, (jax.process_index() + 1) * each)
+
+
+def held_out_figures(means: dict[str, float], held_out: list[data.Batch]) -> dict[str, float]:
+    """Returns the figures of an evaluation by their fixed names."""
+    figures = {"loss": means["mlm_loss"] + means.get("nsp_loss", 0.0), **means}
+    figures["mlm_perplexity"] = math.exp(means["mlm_loss"])
+    if "nsp_loss" in means:
+        figures["nsp_pairs"] = sum(int(batch["next_weights"].sum()) for batch in held_out)
+    return figures
+
+
+def say_what_runs(c: Config, corpus: Corpus, mesh: jax.sharding.Mesh, state: step.TrainState, start: int) -> None:
+    """Prints the first log line: where, what, how much."""
+    device = mesh.devices.flat[0]
+    parameters = sum(x.size for x in jax.tree.leaves(state.params))
+    print(
+        f"{mesh.size} x {device.device_kind}, mesh {dict(mesh.shape)}, {c.train.precision}; {parameters / 1e6:.1f} M"
+        f" parameters; {len(corpus.train)} training and {len(corpus.validation)} held-out rows of {c.data.seq_len}; "
+        + (f"going on from step {start} of {c.train.steps}" if start else f"{c.train.steps} steps"),
+        file=sys.stderr,
+    )
+
+
+def main() -> None:
+    """The command."""
+    backend.start()
+    c, workdir = command_line.parse(Config, __doc__ or "")
+    with reported():
+        run(c, workdir)
+
+
+if __name__ == "__main__":
+    main()
