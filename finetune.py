@@ -13,6 +13,7 @@ import dataclasses
 import functools
 import hashlib
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -76,18 +77,9 @@ def run(c: FinetuneConfig, workdir: str | Path) -> dict[str, float]:
     baselines = baselines_of(task, model_config)
 
     # 2. What a step reads: examples of about one length, a pure function of the step.
-    batch_size, seq_len = c.train.batch_size, c.data.seq_len
-    lengths_N = task.train.features.lengths_N
-    per_epoch = -(-len(lengths_N) // batch_size)
+    per_epoch = -(-len(task.train.examples) // c.train.batch_size)
     steps = c.train.epochs * per_epoch
-
-    @functools.lru_cache(maxsize=2)  # the threads that make batches are at most one epoch ahead
-    def order(epoch: int) -> list[batches.Choice]:
-        return batches.epoch_batches(lengths_N, batch_size, seq_len, seed=c.train.seed, epoch=epoch)
-
-    def batch_of(s: int) -> dict[str, jax.Array]:
-        choice = order(s // per_epoch)[s % per_epoch]
-        return step.to_mesh(batches.make_batch(task.train.features, choice, batch_size), mesh)
+    batch_of = training_batches(task.train.features, c, mesh)
 
     with jax.set_mesh(mesh), Checkpoints(workdir, c.checkpoint, best=METRIC) as checkpoints, StopRequest() as stop:
         # 3. What a step does.
@@ -102,8 +94,8 @@ def run(c: FinetuneConfig, workdir: str | Path) -> dict[str, float]:
 
         def log_probabilities(params: nnx.State, part: Part) -> np.ndarray:
             found_NC = np.zeros((len(part.examples), len(task.labels)))
-            for choice in batches.evaluation_batches(part.features.lengths_N, batch_size, seq_len):
-                batch = step.to_mesh(batches.make_batch(part.features, choice, batch_size), mesh)
+            for choice in batches.evaluation_batches(part.features.lengths_N, c.train.batch_size, c.data.seq_len):
+                batch = step.to_mesh(batches.make_batch(part.features, choice, c.train.batch_size), mesh)
                 found_NC[choice.indices] = jax.device_get(logits_of(params, batch))[: len(choice.indices)]
             return found_NC - np.logaddexp.reduce(found_NC, axis=1, keepdims=True)
 
@@ -200,6 +192,24 @@ def few_of_each(
             )
         kept += of_label[: data.examples_per_class]
     return [examples[i] for i in sorted(kept)]
+
+
+def training_batches(
+    features: batches.Features, c: FinetuneConfig, mesh: jax.sharding.Mesh
+) -> Callable[[int], dict[str, jax.Array]]:
+    """Returns batch(step), steps counted from 0, on the mesh."""
+
+    @functools.lru_cache(maxsize=2)  # the threads that make batches are at most one epoch ahead
+    def order(epoch: int) -> list[batches.Choice]:
+        return batches.epoch_batches(
+            features.lengths_N, c.train.batch_size, c.data.seq_len, seed=c.train.seed, epoch=epoch
+        )
+
+    def batch(s: int) -> dict[str, jax.Array]:
+        epoch, place = divmod(s, -(-len(features.ids) // c.train.batch_size))
+        return step.to_mesh(batches.make_batch(features, order(epoch)[place], c.train.batch_size), mesh)
+
+    return batch
 
 
 def first_params(c: FinetuneConfig, model_config: ModelConfig, make_model: step.MakeModel) -> nnx.State:

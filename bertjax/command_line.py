@@ -46,7 +46,7 @@ def parse(kind: type[C], description: str, argv: list[str] | None = None) -> tup
         frozen=True,
     )
     try:
-        parsed: Any = tyro.cli(arguments, description=description, args=argv)
+        parsed: Any = tyro.cli(arguments, description=description, args=argv, config=(tyro.conf.FlagConversionOff,))
     except ValueError as error:  # what no group can check by itself
         _refuse(str(error))
     return parsed.config, parsed.workdir

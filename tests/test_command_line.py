@@ -20,10 +20,19 @@ def file(tmp_path: Path) -> str:
 
 def test_the_command_line_is_over_the_file_is_over_the_defaults(file: str) -> None:
     c, workdir = command_line.parse(
-        Config, "", [f"--config={file}", "--workdir=w", "--optimizer.peak_lr=0.25", "--checkpoint.keep_every=None"]
+        Config,
+        "",
+        [
+            f"--config={file}",
+            "--workdir=w",
+            "--optimizer.peak_lr=0.25",
+            "--checkpoint.keep_every=None",
+            "--optimizer.bias_correction=False",
+        ],
     )
     assert (c.optimizer.peak_lr, c.optimizer.warmup_steps, c.train.seed, workdir) == (0.25, 3, 0, "w")
     assert c.checkpoint.keep_every is None
+    assert c.optimizer.bias_correction is False
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ class Document(NamedTuple):
     group: str | None = None
 
 
-class _Line(NamedTuple):
+class Line(NamedTuple):
     """A decoded line and where it stands, for messages."""
 
     text: str
@@ -62,7 +62,7 @@ def read_documents(paths: Sequence[str | Path], encoding_errors: EncodingErrors 
     for path in find_files(paths):
         documents, decompressed = _format_of(path)
         with path.open("rb") as raw, decompressed(raw) as stream:
-            for document in documents(_lines(path, stream, encoding_errors)):
+            for document in documents(lines(path, stream, encoding_errors)):
                 if document.paragraphs:
                     yield document
 
@@ -85,20 +85,21 @@ def _suffixes(path: Path) -> str:
     return "".join(path.suffixes[-2:] if path.suffix in DECOMPRESSORS else path.suffixes[-1:])
 
 
-def _format_of(path: Path) -> tuple[Callable[[Iterator[_Line]], Iterator[Document]], Decompressor]:
+def _format_of(path: Path) -> tuple[Callable[[Iterator[Line]], Iterator[Document]], Decompressor]:
     name, _, compression = _suffixes(path).removeprefix(".").partition(".")
     if _suffixes(path) not in KNOWN_SUFFIXES:
         raise UserError(f"{path} is no kind of file that can be read; known are {', '.join(KNOWN_SUFFIXES)}")
     return FORMATS[f".{name}"], DECOMPRESSORS[f".{compression}" if compression else ""]
 
 
-def _lines(path: Path, stream: BinaryIO, encoding_errors: EncodingErrors) -> Iterator[_Line]:
+def lines(path: Path, stream: BinaryIO, encoding_errors: EncodingErrors) -> Iterator[Line]:
+    """Yields the lines of an open file. Raises: UserError, with the place, if it is not UTF-8 or is cut off."""
     offset = 0
     try:
         for number, raw in enumerate(stream, 1):
             line = raw.removeprefix(BYTE_ORDER_MARK) if number == 1 else raw
             try:
-                yield _Line(line.decode("utf-8", encoding_errors), f"{path}:{number}")
+                yield Line(line.decode("utf-8", encoding_errors), f"{path}:{number}")
             except UnicodeDecodeError as error:
                 position = offset + len(raw) - len(line) + error.start
                 raise UserError(
@@ -114,7 +115,7 @@ def _lines(path: Path, stream: BinaryIO, encoding_errors: EncodingErrors) -> Ite
         raise
 
 
-def _documents_from_text(lines: Iterator[_Line]) -> Iterator[Document]:
+def _documents_from_text(lines: Iterator[Line]) -> Iterator[Document]:
     paragraphs: list[str] = []
     for line in lines:
         paragraph = line.text.strip()
@@ -126,13 +127,13 @@ def _documents_from_text(lines: Iterator[_Line]) -> Iterator[Document]:
     yield Document(tuple(paragraphs))
 
 
-def _documents_from_jsonl(lines: Iterator[_Line]) -> Iterator[Document]:
+def _documents_from_jsonl(lines: Iterator[Line]) -> Iterator[Document]:
     for line in lines:
         if line.text.strip():
             yield _document_from_json(line)
 
 
-def _document_from_json(line: _Line) -> Document:
+def _document_from_json(line: Line) -> Document:
     try:
         value = json.loads(line.text)
     except ValueError as error:

@@ -1,0 +1,163 @@
+"""Whole runs: learned, killed, resumed, refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pprint
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+import train
+from bertjax import runs, sharding
+from bertjax.config import Config, MeshConfig, ModelConfig, OptimizerConfig
+from bertjax.errors import UserError
+from bertjax.model.pretraining import BertForPretraining
+from bertjax.training.checkpoints import load_params
+from bertjax.training.metrics import TIMING, read_metrics
+
+ROOT = Path(__file__).parents[1]
+
+
+def untimed(workdir: Path) -> list[dict[str, float]]:
+    """Returns the lines of metrics.jsonl without what a clock decides."""
+    return [{k: v for k, v in line.items() if k not in TIMING} for line in read_metrics(workdir)]
+
+
+def weights(workdir: Path) -> list[np.ndarray]:
+    c = runs.read_config(workdir, Config).model
+    with jax.set_mesh(sharding.make_mesh(MeshConfig())):
+        abstract = nnx.state(nnx.eval_shape(lambda: BertForPretraining(c, rngs=nnx.Rngs(0))), nnx.Param)
+        return [np.asarray(x) for x in jax.tree.leaves(load_params(workdir, abstract))]
+
+
+def start(config: Config, workdir: Path) -> subprocess.Popen[str]:
+    """Starts the command on its own, on as many virtual devices as here."""
+    file = workdir.with_suffix(".py")
+    file.write_text(f"from bertjax.config import *\n\n\ndef get_config():\n    return {pprint.pformat(config)}\n")
+    command = [sys.executable, "train.py", f"--config={file}", f"--workdir={workdir}"]
+    environment = os.environ | {
+        "JAX_NUM_CPU_DEVICES": str(jax.device_count()),
+        "JAX_PLATFORMS": "cpu",
+        "BERTJAX_CACHE": str(workdir.parent / "cache"),
+    }
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_step(process: subprocess.Popen[str], workdir: Path, step: int) -> None:
+    """Waits until metrics.jsonl has the step."""
+    for _ in range(1800):
+        path = workdir / "metrics.jsonl"
+        if path.exists() and f'"step": {step},' in path.read_text():
+            return
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.05)
+    raise AssertionError(f"step {step} did not come")
+
+
+def test_it_learns_and_leaves_what_a_workdir_holds(finished: Path, config: Config) -> None:
+    lines = read_metrics(finished)
+    steps = [line["step"] for line in lines if "loss" in line]
+    assert steps == list(range(1, config.train.steps + 1))
+    evaluations = [line for line in lines if "eval_loss" in line]
+    assert [line["step"] for line in evaluations] == [8, 16, 24]
+    assert evaluations[-1]["eval_mlm_loss"] < evaluations[0]["eval_mlm_loss"] < 4.7  # log of 100 entries is 4.6
+    assert evaluations[0]["eval_nsp_pairs"] == 64
+    assert (finished / "report.html").stat().st_size > 1000
+    assert (finished / "tokenizer" / "tokenizer.json").exists()
+    assert runs.read_config(finished, Config).model.vocab_size is not None
+
+
+def test_killed_and_started_again_is_the_uninterrupted_run_bit_for_bit(
+    finished: Path, config: Config, tmp_path: Path
+) -> None:
+    workdir = tmp_path / "run"
+    process = start(config, workdir)
+    wait_for_step(process, workdir, 13)
+    process.kill()
+    process.wait()
+    written = len(read_metrics(workdir)) if (workdir / "metrics.jsonl").read_text().endswith("\n") else 0
+    train.run(config, workdir)
+    assert untimed(workdir) == untimed(finished)
+    assert written >= 13
+    for ours, theirs in zip(weights(workdir), weights(finished), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_sigterm_saves_and_leaves_with_143_and_a_second_start_ends_the_same(
+    finished: Path, config: Config, tmp_path: Path
+) -> None:
+    workdir = tmp_path / "run"
+    process = start(
+        dataclasses.replace(config, checkpoint=dataclasses.replace(config.checkpoint, save_every=99)), workdir
+    )
+    wait_for_step(process, workdir, 3)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGTERM, said
+    assert "SIGTERM: saving, then leaving" in said
+    saved = [int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit()]
+    assert saved == [max(line["step"] for line in read_metrics(workdir) if "loss" in line)]
+    train.run(config, workdir)
+    assert untimed(workdir) == untimed(finished)
+
+
+def test_a_finished_run_started_again_does_nothing(finished: Path, config: Config) -> None:
+    before = untimed(finished)
+    figures = train.run(config, finished)
+    assert untimed(finished) == before
+    assert figures["mlm_loss"] == before[-1]["eval_mlm_loss"]
+
+
+def test_on_another_mesh_it_is_the_same_run_to_rounding(finished: Path, config: Config, tmp_path: Path) -> None:
+    train.run(dataclasses.replace(config, mesh=MeshConfig(data=2, fsdp=2, model=2)), tmp_path / "run")
+    for ours, theirs in zip(untimed(tmp_path / "run"), untimed(finished), strict=True):
+        loss = "loss" if "loss" in ours else "eval_loss"
+        assert ours[loss] == pytest.approx(theirs[loss], rel=2e-5)
+
+
+def test_a_change_of_the_curve_is_refused(finished: Path, config: Config) -> None:
+    changed = dataclasses.replace(config, optimizer=OptimizerConfig(peak_lr=1e-3, warmup_steps=None))
+    with pytest.raises(UserError, match=r"optimizer.peak_lr was 0.003, now 0.001"):
+        train.run(changed, finished)
+
+
+@pytest.mark.parametrize(
+    ("group", "values", "message"),
+    [
+        ("model", {"vocab_size": 20}, "model.vocab_size=20 is less than the"),
+        ("train", {"batch_size": 12}, "train.batch_size=12 does not divide over 8 data shards; use 8 or 16"),
+        ("data", {"seq_len": 16}, "was prepared with seq_len=32, more than data.seq_len=16"),
+        ("data", {"path": "nowhere"}, "nowhere holds no prepared corpus"),
+        ("mesh", {"data": 3}, "does not multiply out to the 8 devices"),
+        ("optimizer", {"peak_lr": 1e30}, "nothing of this step is saved"),
+    ],
+)
+def test_mistakes_are_said(config: Config, tmp_path: Path, group: str, values: dict[str, object], message: str) -> None:
+    wrong = dataclasses.replace(config, **{group: dataclasses.replace(getattr(config, group), **values)})
+    with pytest.raises(UserError, match=message):
+        train.run(wrong, tmp_path / "run")
+
+
+def test_the_command_says_a_mistake_in_one_line(config: Config, tmp_path: Path) -> None:
+    wrong = dataclasses.replace(config, data=dataclasses.replace(config.data, path="nowhere"))
+    process = start(wrong, tmp_path / "run")
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert said.count("\n") == 1
+    assert said.startswith("error: nowhere holds no prepared corpus")
+
+
+def test_the_config_in_the_workdir_is_json(finished: Path) -> None:
+    record = json.loads((finished / "config.json").read_text())
+    assert record["config"]["train"]["steps"] == 24
+    assert ModelConfig(**record["config"]["model"]).width == 32
