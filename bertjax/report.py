@@ -7,23 +7,19 @@ from __future__ import annotations
 
 import dataclasses
 import html
-import io
 import json
 import math
 import statistics
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
-
+from bertjax import curves, runs
+from bertjax.config import Config, FinetuneConfig
 from bertjax.errors import UserError
-
-if TYPE_CHECKING:  # matplotlib takes a second to import, and only a report needs it
-    from matplotlib.axes import Axes
+from bertjax.training.metrics import read_metrics
 
 Line = dict[str, Any]
-Points = tuple[np.ndarray, np.ndarray]  # steps, values
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,10 +74,6 @@ FIGURES = (
     Figure("Tokens per second", "tokens_per_second"),
 )
 
-# Readable on white and on black. INK stands for the text colour of the page and is replaced by it.
-TRAIN, HELD_OUT, BASELINES, INK = "#3d85d1", "#e0762f", ("#8a8f98", "#a0729e"), "#010203"
-MAX_POINTS = 1000  # of a curve: more cannot be seen, and would make the page heavy
-
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c2026; --soft: #667080; --rule: #e3e6ea; --paper: #fff; }
 @media (prefers-color-scheme: dark) {
@@ -106,25 +98,28 @@ figure { margin: 0; min-width: 0; }
 figcaption { font-weight: 600; margin-bottom: .25rem; }
 svg { display: block; width: 100%; height: auto; color: var(--ink); }
 svg text { font-family: inherit !important; }
-summary { cursor: pointer; }
-details td { overflow-wrap: anywhere; font-family: ui-monospace, Menlo, Consolas, monospace; font-size: .85rem; }
+summary { cursor: pointer; margin: 1.25rem 0 .5rem; }
+.code td { overflow-wrap: anywhere; font-family: ui-monospace, Menlo, Consolas, monospace; font-size: .85rem; }
 """
 
 
 def write_report(workdir: Path) -> Path:
     """Writes report.html into the workdir of a run, of pretraining or fine-tuning, and returns its path.
 
-    Raises: UserError if the run's files are missing or damaged.
+    Raises: UserError if the run's files are missing or damaged, or hold no step yet.
     """
-    config, lines = read_config(workdir), read_metrics(workdir)
-    tuned = any("eval_accuracy" in line or "accuracy" in line for line in lines)
+    tuned = "task" in runs.read_facts(workdir)
+    kind: type[Config | FinetuneConfig] = FinetuneConfig if tuned else Config
+    c, lines = runs.read_config(workdir, kind), read_metrics(workdir)
+    if not lines:
+        raise UserError(f"{workdir / 'metrics.jsonl'} holds no step yet; try again after the run's first step")
     name = html.escape(workdir.resolve().name)
     sections = (
         f"<h1>{name}</h1><p class=soft>{'Fine-tuning' if tuned else 'Pretraining'} with bertjax</p>",
-        state_section(config, lines),
+        state_section(c, lines),
         figures_section(lines, by="accuracy" if tuned else "loss"),
         curves_section(lines),
-        config_section(config),
+        config_section(c, kind()),
     )
     meta = '<meta charset=utf-8><meta name=viewport content="width=device-width">'
     head = f"<head>{meta}<title>{name}</title><style>{STYLE}</style></head>"
@@ -133,59 +128,18 @@ def write_report(workdir: Path) -> Path:
     return path
 
 
-def read_config(workdir: Path) -> dict[str, Any]:
-    """Returns the run's config as nested dicts."""
-    path = workdir / "config.json"
-    if not path.exists():
-        raise UserError(f"{workdir} holds no config.json; give the workdir of a run")
-    config = _object(path.read_bytes())
-    if config is None:
-        raise UserError(f"{path} is damaged; put a copy of it back, another run with the same settings has one")
-    return config
-
-
-def read_metrics(workdir: Path) -> list[Line]:
-    """Returns the lines of metrics.jsonl; a last one still being written is left out.
-
-    Raises: UserError if there is none, naming the line that cannot be read.
-    """
-    path = workdir / "metrics.jsonl"
-    if not path.exists():
-        raise UserError(f"{workdir} holds no metrics.jsonl; a run writes it from its first step on")
-    whole = path.read_bytes().split(b"\n")[:-1]
-    lines = []
-    for number, text in enumerate(whole, start=1):
-        line = _object(text)
-        if line is None or "step" not in line:
-            raise UserError(f"{path}:{number} is not a JSON object with a step: {text[:60]!r}; remove that line")
-        lines.append(line)
-    if not lines:
-        raise UserError(f"{path} holds no step yet; try again after the first step of the run")
-    return lines
-
-
-def _object(text: bytes) -> dict[str, Any] | None:
-    try:
-        value = json.loads(text)
-    except ValueError:  # not JSON, or not UTF-8
-        return None
-    return value if isinstance(value, dict) else None
-
-
-def state_section(config: dict[str, Any], lines: list[Line]) -> str:
+def state_section(c: Config | FinetuneConfig, lines: list[Line]) -> str:
     """Returns how far the run is, and how fast it went."""
-    steps = config.get("train", {}).get("steps")
-    step = max(line["step"] for line in lines)
-    facts = {"Step": f"{step:,} of {steps:,}" if steps else f"{step:,}"}
     last = {key: value for line in lines for key, value in line.items()}
-    if "epoch" in last:
-        facts["Epoch"] = f"{last['epoch']:.3g}"
-    if "seconds" in last:
-        facts["Time"] = duration(last["seconds"])
+    if isinstance(c, Config):
+        facts = {"Step": f"{last['step']:,} of {c.train.steps:,}"}
+    else:
+        facts = {"Step": f"{last['step']:,}", "Epoch": f"{last['epoch']} of {c.train.epochs}"}
+    facts["Time"] = duration(last["seconds"])
     if "tokens" in last:
         facts["Tokens"] = f"{last['tokens'] / 1e6:,.1f} M"
     for title, key, form in (("Tokens/s, median", "tokens_per_second", "{:,.0f}"), ("MFU, median", "mfu", "{:.1%}")):
-        if values := [line[key] for line in lines if line.get(key) is not None]:
+        if values := [line[key] for line in lines if key in line]:
             facts[title] = form.format(statistics.median(values))
     return f"<dl>{''.join(f'<div><dt>{title}</dt><dd>{fact}</dd></div>' for title, fact in facts.items())}</dl>"
 
@@ -255,88 +209,35 @@ def curves_section(lines: list[Line]) -> str:
 
 def _curves(lines: list[Line]) -> Iterator[str]:
     for figure in FIGURES:
-        train, held_out = points(lines, figure.key), points(lines, f"eval_{figure.key}")
-        baselines = [(title, points(lines, key)[1]) for key, title in figure.baselines]
-        if train[0].size:
-            levels = [(title, float(values[-1])) for title, values in baselines if values.size]
-            yield f"<figure><figcaption>{figure.title}</figcaption>{draw(figure, train, held_out, levels)}</figure>"
+        train, held_out = curves.points(lines, figure.key), curves.points(lines, f"eval_{figure.key}")
+        if not len(train.steps):
+            continue
+        levels = {title: curves.points(lines, key).values for key, title in figure.baselines}
+        baselines = {title: float(values[-1]) for title, values in levels.items() if len(values)}
+        drawn = curves.draw(train, held_out, baselines, share=figure.share, noisy=figure.noisy)
+        yield f"<figure><figcaption>{figure.title}</figcaption>{drawn}</figure>"
 
 
-def points(lines: list[Line], key: str) -> Points:
-    """Returns the steps and the finite values of one key."""
-    found = [(line["step"], line[key]) for line in lines if line.get(key) is not None and math.isfinite(line[key])]
-    steps, values = np.array(found, np.float64).reshape(-1, 2).T
-    return steps, values
-
-
-def smooth(values: np.ndarray) -> np.ndarray:
-    """Returns the mean of each value and its neighbours, a fiftieth of them on either side."""
-    half, n = len(values) // 50, len(values)
-    sums = np.concatenate([[0.0], np.cumsum(values)])
-    low, high = np.maximum(np.arange(n) - half, 0), np.minimum(np.arange(n) + half + 1, n)
-    return (sums[high] - sums[low]) / (high - low)
-
-
-def draw(figure: Figure, train: Points, held_out: Points, levels: list[tuple[str, float]]) -> str:
-    """Returns an SVG of the training curve, raw and smoothed, the held-out one and the baselines, dashed."""
-    import matplotlib as mpl
-    from matplotlib.figure import Figure as Canvas
-
-    inks = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
-    # Text stays text, in the font of the page; the salt keeps the ids of one page's drawings apart.
-    rc: Any = {"svg.fonttype": "none", "svg.hashsalt": figure.key, "font.size": 9.0} | dict.fromkeys(inks, INK)
-    buffer = io.StringIO()
-    with mpl.rc_context(rc):
-        canvas = Canvas(figsize=(5.2, 3.0), layout="constrained")  # not pyplot: a notebook's backend stays as it is
-        axes = canvas.add_subplot()
-        _plot(axes, figure.noisy, train, held_out, levels)
-        _decorate(axes, figure)
-        canvas.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    drawn = buffer.getvalue()
-    return drawn[drawn.index("<svg") :].replace(INK, "currentColor")
-
-
-def _plot(axes: Axes, noisy: bool, train: Points, held_out: Points, levels: list[tuple[str, float]]) -> None:
-    steps, values = train
-    keep = np.unique(np.linspace(0, len(steps) - 1, MAX_POINTS).astype(int))
-    if noisy:
-        axes.plot(steps[keep], values[keep], color=TRAIN, linewidth=0.6, alpha=0.35)
-        values = smooth(values)
-    axes.plot(steps[keep], values[keep], color=TRAIN, linewidth=1.6, label="training")
-    if held_out[0].size:
-        axes.plot(*held_out, color=HELD_OUT, linewidth=1.6, marker="o", markersize=3, label="held out")
-    for (title, level), colour in zip(levels, BASELINES, strict=False):
-        axes.axhline(level, color=colour, linewidth=1.3, linestyle="--", label=title)
-    if held_out[0].size or levels:
-        axes.legend(frameon=False, fontsize=8)
-
-
-def _decorate(axes: Axes, figure: Figure) -> None:
-    from matplotlib.ticker import EngFormatter, PercentFormatter
-
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(alpha=0.12, color=INK)
-    axes.set_xlabel("step")
-    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    if figure.share:
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    if figure.key == "tokens_per_second":
-        axes.yaxis.set_major_formatter(EngFormatter(sep=""))
-
-
-def config_section(config: dict[str, Any]) -> str:
-    """Returns every setting of the run, folded away."""
-    rows = "".join(
-        f"<tr><td>{html.escape(name)}</td><td>{html.escape(json.dumps(value, ensure_ascii=False))}</td></tr>"
-        for name, value in flatten(config)
+def config_section(c: Any, default: Any) -> str:
+    """Returns the settings that are not the defaults, and all of them folded away."""
+    rows = {name: (value, value != usual) for name, value, usual in settings(c, default)}
+    changed = "".join(_setting(name, value) for name, (value, differs) in rows.items() if differs)
+    whole = "".join(_setting(name, value) for name, (value, _) in rows.items())
+    return (
+        f"<h2>Settings that are not the defaults</h2><table class=code>{changed}</table>"
+        f"<details><summary>All settings</summary><table class=code>{whole}</table></details>"
     )
-    return f"<h2>Config</h2><details><summary>Every setting</summary><table>{rows}</table></details>"
 
 
-def flatten(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yields each setting with its dotted name."""
-    for name, value in config.items():
-        if isinstance(value, dict):
-            yield from flatten(value, f"{prefix}{name}.")
+def settings(c: Any, default: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Yields the dotted name of each setting, its value and the default."""
+    for field in dataclasses.fields(c):
+        value, usual = getattr(c, field.name), getattr(default, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from settings(value, usual, f"{prefix}{field.name}.")
         else:
-            yield f"{prefix}{name}", value
+            yield f"{prefix}{field.name}", value, usual
+
+
+def _setting(name: str, value: Any) -> str:
+    return f"<tr><td>{name}</td><td>{html.escape(json.dumps(value, ensure_ascii=False))}</td></tr>"

@@ -36,7 +36,7 @@ def test_sizes_that_do_not_multiply_out_are_refused(c: MeshConfig) -> None:
 
 
 def test_batch_is_cut_over_data_and_fsdp_but_not_model() -> None:
-    mesh = make_mesh(MeshConfig(data=2, fsdp=2, model=2))
+    mesh = make_mesh(MeshConfig(data=1, fsdp=4, model=2))
     assert batch_shards(mesh) == 4
     x_BS = jax.device_put(jax.numpy.zeros((8, 3)), jax.NamedSharding(mesh, ACT_B))
     assert {shard.data.shape for shard in x_BS.addressable_shards} == {(2, 3)}
