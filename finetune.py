@@ -27,16 +27,16 @@ from bertjax.data import installed_docs
 from bertjax.data.batches import prefetched
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import UserError, reported
+from bertjax.model.encoder import check_mesh
 from bertjax.model.pretraining import BertForPretraining
 from bertjax.tasks import batches, classification
 from bertjax.tasks.bag_of_words import bag_of_words_baseline
+from bertjax.tasks.classification import METRIC
 from bertjax.tasks.metrics import classification_metrics, majority_baseline
 from bertjax.training import optimizers, step
 from bertjax.training.checkpoints import Checkpoints, best_step, load_params
 from bertjax.training.metrics import MetricsLog
 from bertjax.training.signals import StopRequest
-
-METRIC = "accuracy"  # on the validation file; the checkpoint with the highest is kept
 
 
 class Part(NamedTuple):
@@ -65,6 +65,7 @@ def run(c: FinetuneConfig, workdir: str | Path) -> dict[str, float]:
     mesh = sharding.make_mesh(c.mesh)
     sharding.check_batch(c.train.batch_size, mesh)
     model_config = pretrained_config(c)
+    check_mesh(model_config, mesh)
     tokenizer_directory = Path(c.init_from) / "tokenizer"
     task = read_task(c, Tokenizer.load(tokenizer_directory))
     facts = {
@@ -81,7 +82,11 @@ def run(c: FinetuneConfig, workdir: str | Path) -> dict[str, float]:
     steps = c.train.epochs * per_epoch
     batch_of = training_batches(task.train.features, c, mesh)
 
-    with jax.set_mesh(mesh), Checkpoints(workdir, c.checkpoint, best=METRIC) as checkpoints, StopRequest() as stop:
+    with (
+        jax.set_mesh(mesh),
+        Checkpoints(workdir, c.checkpoint, best=METRIC) as checkpoints,
+        StopRequest() as stop,
+    ):
         # 3. What a step does.
         def make_model(rngs: nnx.Rngs) -> classification.SequenceClassifier:
             return classification.SequenceClassifier(model_config, len(task.labels), rngs=rngs)

@@ -23,6 +23,7 @@ from bertjax.data import batches as data
 from bertjax.data import installed_docs
 from bertjax.data.corpus import Corpus, open_corpus
 from bertjax.errors import UserError, reported
+from bertjax.model.encoder import check_mesh
 from bertjax.model.pretraining import BertForPretraining
 from bertjax.training import optimizers, step
 from bertjax.training.checkpoints import Checkpoints
@@ -44,6 +45,7 @@ def run(c: Config, workdir: str | Path) -> dict[str, float]:
     corpus = open_corpus(installed_docs.prepared(c.data.seq_len) if c.data.path == installed_docs.NAME else c.data.path)
     data.check_corpus(corpus, c.data)
     c = with_vocabulary(c, corpus)
+    check_mesh(c.model, mesh)
     workdir = runs.open_workdir(workdir, c, {"corpus": corpus.fingerprint}, corpus.tokenizer_directory)
 
     # 2. What a step reads: this host's rows of the global batch, a pure function of the step.

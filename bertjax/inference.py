@@ -34,7 +34,6 @@ Text = str | tuple[str, str]
 """A text, or a pair of texts."""
 
 ROWS = 32  # most texts computed at a time
-BEST = "accuracy"  # of a fine-tuning's checkpoints the one with the highest is kept (finetune.py) and used
 
 
 class Candidate(TypedDict):
@@ -210,7 +209,7 @@ def load(path: str | Path, *, step: int | None = None) -> Model:
     labels = tuple(facts.get("labels", ()))
     if labels:
         c = runs.config_from_dict(ModelConfig, facts["model"], str(Path(path) / "config.json"))
-        step = best_step(path, BEST) if step is None else step
+        step = best_step(path, classification.METRIC) if step is None else step
     else:
         c = runs.read_config(path, Config).model
 

@@ -84,7 +84,7 @@ def test_killed_and_started_again_is_the_uninterrupted_run_bit_for_bit(
     process = start(config, workdir)
     wait_for_step(process, workdir, 13)
     process.kill()
-    process.wait()
+    process.communicate()
     written = len(read_metrics(workdir)) if (workdir / "metrics.jsonl").read_text().endswith("\n") else 0
     train.run(config, workdir)
     assert untimed(workdir) == untimed(finished)

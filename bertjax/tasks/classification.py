@@ -26,6 +26,8 @@ from bertjax.tasks.batches import Features
 from bertjax.tasks.tables import Row, read_rows
 from bertjax.training.losses import Sums, cross_entropy_sums, mean
 
+METRIC = "accuracy"
+"""Of the validation file; the checkpoint with the highest is kept and used."""
 _NUMBER = re.compile(r"[+-]?\d+(?:\.\d*)?")
 
 

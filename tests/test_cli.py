@@ -1,0 +1,78 @@
+"""The bertjax command: prepare, predict, report, and their mistakes."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import bertjax
+from bertjax import cli
+from bertjax.data.corpus import open_corpus
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    """Runs the command; returns its exit code."""
+    monkeypatch.setattr(sys, "argv", ["bertjax", *arguments])
+    try:
+        cli.main()
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
+
+
+def test_prepare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    text = "\n\n".join(f"The {i}th boat leaves.\nIt carries {i} lamps to the far shore." for i in range(40))
+    (tmp_path / "boats.txt").write_text(text)
+    options = ["--output", str(tmp_path / "out"), "--vocab-size", "120", "--seq-len", "32", "--no-nsp"]
+    assert call(monkeypatch, "prepare", str(tmp_path / "boats.txt"), *options) == 0
+    said = json.loads(capsys.readouterr().out)
+    corpus = open_corpus(tmp_path / "out")
+    assert said["rows"] == {"train": len(corpus.train), "validation": len(corpus.validation)}
+    assert not corpus.next_sentence
+
+
+def test_predict_fill_mask_and_embed(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = "the old [MASK] follows the bridge."
+    assert call(monkeypatch, "predict", "fill-mask", text, "--model", str(finished), "--top-k", "3") == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    model = bertjax.load(finished)
+    expected = [candidate["token"] for candidate in model.fill_mask(text, top_k=3)[0]]
+    assert [candidate["token"] for candidate in json.loads(line)["masks"][0]] == expected
+
+    monkeypatch.setattr(sys, "stdin", io.StringIO("the old river\nthe miller leaves\n"))
+    assert call(monkeypatch, "predict", "embed", "--model", str(finished)) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["text"] for line in lines] == ["the old river", "the miller leaves"]
+    np.testing.assert_allclose(lines[0]["embedding"], model.embed("the old river")[0], atol=1e-5)
+
+
+def test_report(finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    (finished / "report.html").unlink()
+    assert call(monkeypatch, "report", str(finished)) == 0
+    assert capsys.readouterr().out.strip() == str(finished / "report.html")
+    assert (finished / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["predict", "fill-mask", "x", "--model", "nowhere"], 1, "error: nowhere/config.json does not exist"),
+        (["report", "nowhere"], 1, "error: "),
+        (["prepare", "nowhere.txt", "--output", "out"], 1, "error: "),
+        (["prepare", "--output"], 2, ""),
+        (["predict", "fill-msk", "x", "--model", "m"], 2, "fill-mask"),
+        (["prepaer"], 2, "prepare"),
+    ],
+)
+def test_mistakes(
+    arguments: list[str], code: int, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, *arguments) == code
+    assert message in capsys.readouterr().err

@@ -1,0 +1,152 @@
+"""A whole fine-tuning: learned, evaluated, predicted, resumed, asked."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import random
+from pathlib import Path
+
+import pytest
+
+import bertjax
+import finetune
+from bertjax.config import FinetuneConfig, OptimizerConfig, TaskDataConfig, TaskTrainConfig
+from bertjax.errors import UserError
+from bertjax.training.checkpoints import best_step
+from bertjax.training.metrics import TIMING, read_metrics
+from tests.conftest import OBJECTS, SUBJECTS, VERBS
+
+
+def write(path: Path, rows: int, seed: int, *, labelled: bool = True) -> Path:
+    """Writes sentences whose label is whether they speak of water."""
+    rng = random.Random(seed)
+    with path.open("w", newline="") as file:
+        table = csv.writer(file, delimiter="\t", lineterminator="\n")
+        table.writerow(["text", "label"] if labelled else ["text"])
+        for _ in range(rows):
+            subject, verb, thing = rng.choice(SUBJECTS), rng.choice(VERBS), rng.choice(OBJECTS)
+            label = ["wet"] if {subject, thing} & {"the old river", "a small boat", "the far shore"} else ["dry"]
+            table.writerow([f"{subject} {verb} {thing}.", *(label if labelled else [])])
+    return path
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("task")
+    write(directory / "train.tsv", 200, 1)
+    write(directory / "validation.tsv", 50, 2)
+    write(directory / "test.tsv", 20, 3, labelled=False)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def config(finished: Path, files: Path) -> FinetuneConfig:
+    return FinetuneConfig(
+        init_from=str(finished),
+        data=TaskDataConfig(
+            train=str(files / "train.tsv"),
+            validation=str(files / "validation.tsv"),
+            test=str(files / "test.tsv"),
+            seq_len=32,
+        ),
+        optimizer=OptimizerConfig(peak_lr=3e-3, warmup_steps=None),
+        train=TaskTrainConfig(epochs=6, batch_size=16),
+    )
+
+
+@pytest.fixture(scope="module")
+def tuned(config: FinetuneConfig, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, float]]:
+    workdir = tmp_path_factory.mktemp("tuned") / "run"
+    return workdir, finetune.run(config, workdir)
+
+
+def predictions(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file, delimiter="\t"))
+
+
+def test_it_learns_and_keeps_the_best(tuned: tuple[Path, dict[str, float]]) -> None:
+    workdir, figures = tuned
+    assert figures["accuracy"] > 0.9 > figures["majority_accuracy"]
+    evaluations = [line for line in read_metrics(workdir) if "eval_accuracy" in line]
+    assert [line["epoch"] for line in evaluations] == [1, 2, 3, 4, 5, 6]
+    best = max(line["eval_accuracy"] for line in evaluations)
+    assert figures["accuracy"] == best
+    assert {"f1", "precision", "recall", "matthews", "bag_of_words_accuracy"} <= figures.keys()
+    assert next(line for line in evaluations if line["step"] == best_step(workdir, "accuracy"))["eval_accuracy"] == best
+
+
+def test_predictions_are_those_of_the_loaded_model(tuned: tuple[Path, dict[str, float]], files: Path) -> None:
+    workdir, figures = tuned
+    rows = predictions(workdir / "predictions-validation.tsv")
+    assert sum(row["prediction"] == row["label"] for row in rows) / 50 == pytest.approx(figures["accuracy"])
+    texts = [line.split("\t")[0] for line in (files / "test.tsv").read_text().splitlines()[1:]]
+    answers = bertjax.load(workdir).classify(texts)
+    for row, answer in zip(predictions(workdir / "predictions-test.tsv"), answers, strict=True):
+        assert row["prediction"] == answer["label"]
+        assert float(row["probability_wet"]) == pytest.approx(answer["probabilities"]["wet"], abs=1e-4)
+
+
+def test_a_run_cut_short_goes_on_to_the_same_end(
+    config: FinetuneConfig, tuned: tuple[Path, dict[str, float]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saves = []
+    save = finetune.Checkpoints.save
+
+    def interrupted(self: finetune.Checkpoints, *arguments: object, **named: object) -> None:
+        save(self, *arguments, **named)  # type: ignore[arg-type]
+        saves.append(arguments[1])
+        if len(saves) == 3:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(finetune.Checkpoints, "save", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            finetune.run(config, tmp_path / "run")
+    figures = finetune.run(config, tmp_path / "run")
+    assert figures == tuned[1]
+    assert untimed(tmp_path / "run") == untimed(tuned[0])
+
+
+def untimed(workdir: Path) -> list[dict[str, float]]:
+    return [{k: v for k, v in line.items() if k not in TIMING} for line in read_metrics(workdir)]
+
+
+def test_few_examples_of_each_class_are_drawn_by_the_seed(config: FinetuneConfig) -> None:
+    data = dataclasses.replace(config.data, examples_per_class=5)
+    columns = finetune.classification.Columns()
+    examples = finetune.classification.read_examples(data.train, columns)
+    few, again, other = (finetune.few_of_each(examples, data, seed) for seed in (0, 0, 1))
+    assert few == again != other
+    assert sorted(example.label or "" for example in few) == ["dry"] * 5 + ["wet"] * 5
+    with pytest.raises(UserError, match="examples_per_class=5000, but"):
+        finetune.few_of_each(examples, dataclasses.replace(data, examples_per_class=5000), 0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"init_from": ""}, "init_from is not set"),
+        ({"init_from": "nowhere"}, "does not exist; is nowhere the workdir of a run"),
+        ({"data": {"label": "labels"}}, "no column 'labels'"),
+        ({"data": {"train": "nowhere.tsv"}}, "nowhere.tsv"),
+        ({"data": {"seq_len": 64}}, "more than the 32 positions"),
+        ({"train": {"batch_size": 20}}, "does not divide over 8 data shards"),
+    ],
+)
+def test_mistakes_are_said(config: FinetuneConfig, tmp_path: Path, changes: dict[str, object], message: str) -> None:
+    values = {
+        name: dataclasses.replace(getattr(config, name), **value) if isinstance(value, dict) else value
+        for name, value in changes.items()
+    }
+    with pytest.raises((UserError, OSError), match=message):
+        finetune.run(dataclasses.replace(config, **values), tmp_path / "run")  # type: ignore[arg-type]
+
+
+def test_an_unknown_label_is_named_with_its_line(config: FinetuneConfig, files: Path, tmp_path: Path) -> None:
+    path = tmp_path / "odd.tsv"
+    path.write_text((files / "validation.tsv").read_text() + "the miller meets some bread.\tdamp\n")
+    wrong = dataclasses.replace(config, data=dataclasses.replace(config.data, validation=str(path)))
+    with pytest.raises(UserError, match=r"odd.tsv:52: unknown label 'damp'; known are 'dry', 'wet'"):
+        finetune.run(wrong, tmp_path / "run")
