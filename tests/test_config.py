@@ -11,9 +11,12 @@ from bertjax.config import (
     CheckpointConfig,
     Config,
     DataConfig,
+    FinetuneConfig,
     MeshConfig,
     ModelConfig,
     OptimizerConfig,
+    TaskDataConfig,
+    TaskTrainConfig,
     TrainConfig,
 )
 
@@ -39,6 +42,16 @@ MISTAKES: list[tuple[Callable[..., Any], dict[str, Any], str]] = [
     (CheckpointConfig, {"keep_every": 0}, r"keep_every=0 is not greater than 0"),
     (MeshConfig, {"model": 0}, r"\(-1, 1, 0\): use sizes above 0, or -1"),
     (MeshConfig, {"model": -1}, r"\(-1, 1, -1\): only one of them can be -1"),
+    (
+        Config,
+        {"train": TrainConfig(steps=9_000)},
+        r"warmup_steps=10000 leaves nothing of train\.steps=9000; None takes",
+    ),
+    (TaskDataConfig, {"seq_len": 7}, r"seq_len=7 is too short; use at least 8"),
+    (TaskDataConfig, {"examples_per_class": 0}, r"examples_per_class=0 is not greater than 0"),
+    (TaskTrainConfig, {"epochs": 0}, r"epochs=0 is not greater than 0"),
+    (TaskTrainConfig, {"seed": -1}, r"seed=-1 is negative"),
+    (TaskTrainConfig, {"dropout": 1.0}, r"dropout=1\.0 is not"),
     (Config, {"data": DataConfig(seq_len=1024)}, r"data\.seq_len=1024 is more than model\.max_positions=512"),
 ]
 
@@ -54,7 +67,7 @@ def test_a_field_that_does_not_exist_is_refused() -> None:
         OptimizerConfig(peak_learning_rate=1e-4)  # type: ignore[call-arg]
 
 
-@pytest.mark.parametrize("group", [Config, *GROUPS])
+@pytest.mark.parametrize("group", [Config, *GROUPS, FinetuneConfig, TaskDataConfig, TaskTrainConfig])
 def test_cannot_be_changed_after_the_checks(group: type[Any]) -> None:
     config = group()
     with pytest.raises(dataclasses.FrozenInstanceError):
@@ -73,8 +86,9 @@ def test_defaults_are_those_of_bert_base() -> None:
 
 
 def test_only_what_leaves_the_curve_alone_is_free() -> None:
+    """Data files are free by name, their content is not: a workdir records its fingerprint."""
     free = {f.name for group in GROUPS for f in dataclasses.fields(group) if f.metadata.get("free")}
     assert free == {
-        *("unroll_layers", "prefetch", "threads", "eval_every", "eval_rows", "log_every"),
+        *("unroll_layers", "path", "prefetch", "threads", "eval_every", "eval_rows", "log_every"),
         *("tensorboard", "wandb_project", "save_every", "keep", "keep_every", "data", "fsdp", "model"),
     }
