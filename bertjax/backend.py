@@ -14,4 +14,5 @@ def start() -> None:
     if jax.config.jax_compilation_cache_dir is None:
         jax.config.update("jax_compilation_cache_dir", str(cache.directory() / "compiled"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax's remarks; what a user must know, bertjax says
+    # Orbax logs what it also raises, with tracebacks; what a user must know of it, bertjax says in a line.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
