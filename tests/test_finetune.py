@@ -41,7 +41,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def config(finished: Path, files: Path) -> FinetuneConfig:
+def task_config(finished: Path, files: Path) -> FinetuneConfig:
     return FinetuneConfig(
         init_from=str(finished),
         data=TaskDataConfig(
@@ -56,9 +56,9 @@ def config(finished: Path, files: Path) -> FinetuneConfig:
 
 
 @pytest.fixture(scope="module")
-def tuned(config: FinetuneConfig, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, float]]:
+def tuned(task_config: FinetuneConfig, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, float]]:
     workdir = tmp_path_factory.mktemp("tuned") / "run"
-    return workdir, finetune.run(config, workdir)
+    return workdir, finetune.run(task_config, workdir)
 
 
 def predictions(path: Path) -> list[dict[str, str]]:
@@ -89,7 +89,7 @@ def test_predictions_are_those_of_the_loaded_model(tuned: tuple[Path, dict[str, 
 
 
 def test_a_run_cut_short_goes_on_to_the_same_end(
-    config: FinetuneConfig, tuned: tuple[Path, dict[str, float]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    task_config: FinetuneConfig, tuned: tuple[Path, dict[str, float]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     saves = []
     save = finetune.Checkpoints.save
@@ -103,8 +103,8 @@ def test_a_run_cut_short_goes_on_to_the_same_end(
     with monkeypatch.context() as patch:
         patch.setattr(finetune.Checkpoints, "save", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            finetune.run(config, tmp_path / "run")
-    figures = finetune.run(config, tmp_path / "run")
+            finetune.run(task_config, tmp_path / "run")
+    figures = finetune.run(task_config, tmp_path / "run")
     assert figures == tuned[1]
     assert untimed(tmp_path / "run") == untimed(tuned[0])
 
@@ -113,8 +113,8 @@ def untimed(workdir: Path) -> list[dict[str, float]]:
     return [{k: v for k, v in line.items() if k not in TIMING} for line in read_metrics(workdir)]
 
 
-def test_few_examples_of_each_class_are_drawn_by_the_seed(config: FinetuneConfig) -> None:
-    data = dataclasses.replace(config.data, examples_per_class=5)
+def test_few_examples_of_each_class_are_drawn_by_the_seed(task_config: FinetuneConfig) -> None:
+    data = dataclasses.replace(task_config.data, examples_per_class=5)
     columns = finetune.classification.Columns()
     examples = finetune.classification.read_examples(data.train, columns)
     few, again, other = (finetune.few_of_each(examples, data, seed) for seed in (0, 0, 1))
@@ -135,18 +135,18 @@ def test_few_examples_of_each_class_are_drawn_by_the_seed(config: FinetuneConfig
         ({"train": {"batch_size": 20}}, "does not divide over 8 data shards"),
     ],
 )
-def test_mistakes_are_said(config: FinetuneConfig, tmp_path: Path, changes: dict[str, object], message: str) -> None:
+def test_mistakes_are_said(task_config: FinetuneConfig, tmp_path: Path, changes: dict[str, object], message: str) -> None:
     values = {
-        name: dataclasses.replace(getattr(config, name), **value) if isinstance(value, dict) else value
+        name: dataclasses.replace(getattr(task_config, name), **value) if isinstance(value, dict) else value
         for name, value in changes.items()
     }
     with pytest.raises((UserError, OSError), match=message):
-        finetune.run(dataclasses.replace(config, **values), tmp_path / "run")  # type: ignore[arg-type]
+        finetune.run(dataclasses.replace(task_config, **values), tmp_path / "run")  # type: ignore[arg-type]
 
 
-def test_an_unknown_label_is_named_with_its_line(config: FinetuneConfig, files: Path, tmp_path: Path) -> None:
+def test_an_unknown_label_is_named_with_its_line(task_config: FinetuneConfig, files: Path, tmp_path: Path) -> None:
     path = tmp_path / "odd.tsv"
     path.write_text((files / "validation.tsv").read_text() + "the miller meets some bread.\tdamp\n")
-    wrong = dataclasses.replace(config, data=dataclasses.replace(config.data, validation=str(path)))
+    wrong = dataclasses.replace(task_config, data=dataclasses.replace(task_config.data, validation=str(path)))
     with pytest.raises(UserError, match=r"odd.tsv:52: unknown label 'damp'; known are 'dry', 'wet'"):
         finetune.run(wrong, tmp_path / "run")
