@@ -1,0 +1,74 @@
+"""The benchmarks that compare, made small. What they show at full size is in docs/log.md."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+import finetune
+from benchmarks import few_examples, result
+from bertjax.config import FinetuneConfig
+from bertjax.errors import UserError
+
+
+@pytest.mark.parity
+def test_training_follows_hugging_faces_model_in_pytorch(corpus: Path) -> None:
+    pytest.importorskip("transformers")
+    from benchmarks import huggingface_curve
+
+    small = huggingface_curve.Arguments(
+        data=str(corpus), steps=5, batch_size=8, layers=1, width=32, heads=2, peak_lr=1e-2
+    )
+    found = huggingface_curve.compare(small)
+    assert found["max_relative_difference"] < 1e-5
+    assert found["ours"][1] < found["ours"][0] - 0.1  # the updates count, too
+    with pytest.raises(UserError, match="heads=3 do not divide width=32; use heads=2"):
+        huggingface_curve.compare(dataclasses.replace(small, heads=3))
+
+
+def test_each_seed_has_a_run_with_the_pretraining_and_one_without_all_else_equal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs: dict[str, FinetuneConfig] = {}
+
+    def run(c: FinetuneConfig, workdir: Path) -> dict[str, float]:
+        runs[workdir.name] = c
+        accuracy = (0.5 if c.train.from_scratch else 0.75) + c.train.seed / 16
+        return {"accuracy": accuracy, "majority_accuracy": 0.125, "bag_of_words_accuracy": 0.25}
+
+    monkeypatch.setattr(finetune, "run", run)
+    config = few_examples.make_config(few_examples.Arguments("RUN"))
+    assert few_examples.compare(config, (0, 4), tmp_path) == {
+        "pretrained": {"accuracies": [0.75, 1.0], "mean": 0.875, "standard_deviation": 0.125 * 2**0.5},
+        "from_scratch": {"accuracies": [0.5, 0.75], "mean": 0.625, "standard_deviation": 0.125 * 2**0.5},
+        "majority": {"accuracies": [0.125, 0.125], "mean": 0.125, "standard_deviation": 0},
+        "bag_of_words": {"accuracies": [0.25, 0.25], "mean": 0.25, "standard_deviation": 0},
+    }
+    assert runs.keys() == {"pretrained-0", "from_scratch-0", "pretrained-4", "from_scratch-4"}
+    for c in runs.values():
+        same = dataclasses.replace(c.train, seed=config.train.seed, from_scratch=False)
+        assert dataclasses.replace(c, train=same) == config
+
+
+def test_one_seed_has_no_deviation() -> None:
+    assert few_examples.summary([0.5]) == {"accuracies": [0.5], "mean": 0.5, "standard_deviation": None}
+
+
+def test_few_examples_takes_the_quickstarts_task() -> None:
+    config = few_examples.make_config(few_examples.Arguments("RUN", examples_per_class=7, epochs=2))
+    assert (config.init_from, config.data.train, config.data.examples_per_class) == ("RUN", "installed-docs", 7)
+    with pytest.raises(UserError, match="epochs=0 is not greater than 0"):
+        few_examples.make_config(few_examples.Arguments("RUN", epochs=0))
+    with pytest.raises(UserError, match="give at least one"):
+        few_examples.compare(config, (), Path("nowhere"))
+
+
+def test_a_result_is_one_line_of_json(capsys: pytest.CaptureFixture[str]) -> None:
+    result.print_result("name", {"seconds": 1.5}, "jax")
+    (line,) = capsys.readouterr().out.splitlines()
+    printed = json.loads(line)
+    assert (printed["benchmark"], printed["seconds"]) == ("name", 1.5)
+    assert {"python", "bertjax", "jax"} == printed["versions"].keys()
