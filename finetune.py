@@ -162,7 +162,8 @@ def read_task(c: FinetuneConfig, tokenizer: Tokenizer) -> Task:
     """Returns the examples of the files, or of the installed documentation, and their features."""
     data = c.data
     if data.train == installed_docs.NAME:
-        data = dataclasses.replace(data, **installed_docs.classification_files())
+        files = installed_docs.classification_files()
+        data = dataclasses.replace(data, train=files["train"], validation=files["validation"], test=files["test"])
     columns = classification.Columns(data.text, data.second, data.label)
     train = few_of_each(classification.read_examples(data.train, columns), data, c.train.seed)
     labels = classification.label_names(train)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -112,14 +112,13 @@ class Report:
         print(write_report(Path(self.workdir)))
 
 
-COMMANDS = {"prepare": Prepare, "predict": Predict, "report": Report}
+COMMANDS: dict[str, Callable[..., Any]] = {"prepare": Prepare, "predict": Predict, "report": Report}
 CHUNK = 256  # texts computed before their answers are printed
 
 
 def main() -> None:
     """The command; exit code 2 for a mistake on the command line, 1 for any other of a user's."""
-    kinds = [Annotated[kind, tyro.conf.subcommand(name)] for name, kind in COMMANDS.items()]
-    command: Any = tyro.cli(tyro.conf.OmitSubcommandPrefixes[kinds[0] | kinds[1] | kinds[2]], prog="bertjax")  # type: ignore[operator, valid-type]
+    command = tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="bertjax", description=__doc__)
     with reported():
         command.run()
 

@@ -133,7 +133,7 @@ class Model:
         (vectors_SD,) = self._map(lambda batch, _: _hidden(self.graphdef, self.params, batch), features)
         return Tokens(pieces[:kept], offsets[:kept], vectors_SD[1 : 1 + kept])
 
-    def classify(self, texts: Text | list[Text], *, truncate: bool = False) -> list[Classification]:
+    def classify(self, texts: Text | Sequence[Text], *, truncate: bool = False) -> list[Classification]:
         """Returns the label of each text; of a pair of texts, where the model was trained on pairs."""
         if not self.labels:
             raise UserError("this model has no classes: fine-tune it, and load the folder of the fine-tuning")

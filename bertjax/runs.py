@@ -26,7 +26,7 @@ def open_workdir(workdir: str | Path, config: Any, facts: Mapping[str, Any], tok
     """
     workdir = Path(workdir)
     path = workdir / "config.json"
-    record = {"bertjax": __version__, "facts": dict(facts), "config": dataclasses.asdict(config)}
+    record: dict[str, Any] = {"bertjax": __version__, "facts": dict(facts), "config": dataclasses.asdict(config)}
     if path.exists():
         before = _read(path)
         _refuse_other_curve(path, before, record, _free_fields(type(config)))
@@ -63,8 +63,8 @@ def config_from_dict(kind: type[C], values: Mapping[str, Any], source: str) -> C
         raise UserError(f"{source}: unknown keys {sorted(unknown)}; {kind.__name__} has {sorted(types)}")
     made = {}
     for name, value in values.items():
-        nested = types[name]
-        made[name] = config_from_dict(nested, value, source) if dataclasses.is_dataclass(nested) else _untupled(value)
+        nested = dataclasses.is_dataclass(types[name])
+        made[name] = config_from_dict(types[name], value, source) if nested else _untupled(value)
     try:
         return kind(**made)
     except ValueError as error:
@@ -96,7 +96,7 @@ def _free_fields(kind: type[Any]) -> set[str]:
         if field.metadata.get("free"):
             names.add(field.name)
         elif dataclasses.is_dataclass(types[field.name]):
-            names |= {f"{field.name}.{inner}" for inner in _free_fields(types[field.name])}  # type: ignore[arg-type]
+            names |= {f"{field.name}.{inner}" for inner in _free_fields(types[field.name])}
     return names
 
 

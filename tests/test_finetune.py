@@ -135,7 +135,9 @@ def test_few_examples_of_each_class_are_drawn_by_the_seed(task_config: FinetuneC
         ({"train": {"batch_size": 20}}, "does not divide over 8 data shards"),
     ],
 )
-def test_mistakes_are_said(task_config: FinetuneConfig, tmp_path: Path, changes: dict[str, object], message: str) -> None:
+def test_mistakes_are_said(
+    task_config: FinetuneConfig, tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
     values = {
         name: dataclasses.replace(getattr(task_config, name), **value) if isinstance(value, dict) else value
         for name, value in changes.items()

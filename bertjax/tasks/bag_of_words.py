@@ -16,9 +16,9 @@ STRENGTH = 3.0  # of the fit against the penalty; of 1, 3, 10, 30 and 100 near t
 
 
 def bag_of_words_baseline(
-    train_ids: Sequence[Sequence[int]],
+    train_ids: Sequence[Sequence[int] | np.ndarray],
     train_labels_N: np.ndarray,
-    ids: Sequence[Sequence[int]],
+    ids: Sequence[Sequence[int] | np.ndarray],
     labels_N: np.ndarray,
     n_classes: int,
     vocab_size: int,
@@ -29,14 +29,14 @@ def bag_of_words_baseline(
     return float(np.mean((_features(ids, idf_V) @ weights_VC + bias_C).argmax(1) == labels_N))
 
 
-def _inverse_document_frequency(ids: Sequence[Sequence[int]], vocab_size: int) -> np.ndarray:
+def _inverse_document_frequency(ids: Sequence[Sequence[int] | np.ndarray], vocab_size: int) -> np.ndarray:
     documents_V = np.zeros(vocab_size)
     for row in ids:
         documents_V[np.unique(np.asarray(row, np.int64))] += 1
     return np.log((1 + len(ids)) / (1 + documents_V)) + 1
 
 
-def _features(ids: Sequence[Sequence[int]], idf_V: np.ndarray) -> scipy.sparse.csr_array:
+def _features(ids: Sequence[Sequence[int] | np.ndarray], idf_V: np.ndarray) -> scipy.sparse.csr_array:
     """Returns x_NV: 1 + log of the count, times the inverse document frequency, each row of length 1."""
     counts = [np.unique(np.asarray(row, np.int64), return_counts=True) for row in ids]
     columns = np.concatenate([tokens for tokens, _ in counts])

@@ -165,7 +165,8 @@ def read_metrics(workdir: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         raise UserError(f"{path} does not exist; is {workdir} the workdir of a run?")
     lines = []
-    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    whole, _, _ = path.read_text(encoding="utf-8").rpartition("\n")  # a running or killed run may be within a line
+    for number, text in enumerate(whole.splitlines(), start=1):
         try:
             lines.append(json.loads(text))
         except json.JSONDecodeError as error:

@@ -14,7 +14,7 @@ from bertjax.config import FinetuneConfig, OptimizerConfig, TaskDataConfig, Task
 def get_config() -> FinetuneConfig:
     return FinetuneConfig(
         init_from="runs/quickstart",
-        data=TaskDataConfig(train="installed-docs"),
+        data=TaskDataConfig(train="installed-docs", seq_len=64),
         optimizer=OptimizerConfig(peak_lr=3e-4, warmup_steps=None, b2=0.98),
         train=TaskTrainConfig(epochs=4, batch_size=32, dropout=0.1),
     )
