@@ -23,7 +23,7 @@ def test_training_follows_hugging_faces_model_in_pytorch(corpus: Path) -> None:
         data=str(corpus), steps=5, batch_size=8, layers=1, width=32, heads=2, peak_lr=1e-2
     )
     found = huggingface_curve.compare(small)
-    assert found["max_relative_difference"] < 1e-5
+    assert found["max_relative_difference"] < 2e-6  # without weight decay it would be 3e-6
     assert found["ours"][1] < found["ours"][0] - 0.1  # the updates count, too
     with pytest.raises(UserError, match="heads=3 do not divide width=32; use heads=2"):
         huggingface_curve.compare(dataclasses.replace(small, heads=3))
