@@ -16,5 +16,5 @@ def get_config() -> FinetuneConfig:
         init_from="runs/quickstart",
         data=TaskDataConfig(train="installed-docs", seq_len=64),
         optimizer=OptimizerConfig(peak_lr=3e-4, warmup_steps=None, b2=0.98),
-        train=TaskTrainConfig(epochs=4, batch_size=32, dropout=0.1),
+        train=TaskTrainConfig(epochs=10, batch_size=32, dropout=0.1),
     )
