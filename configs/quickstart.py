@@ -4,7 +4,8 @@
 
 Paper     Devlin et al. 2019, made small; 30 % of the tokens masked (Wettig et al. 2023): more to learn from each row.
 Text      docstrings of the standard library and of the libraries that bertjax stands on.
-Hardware  two CPU cores, 2 GB of memory, 5 minutes; the figures it reaches are in docs/log.md.
+Hardware  two CPU cores, 1 GB of memory, 5 minutes.
+Figures   held out: masked-LM loss 5.49 nat and accuracy 17.4 %, next-sentence accuracy 69.9 % (docs/log.md).
 """
 
 from __future__ import annotations
