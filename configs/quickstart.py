@@ -23,7 +23,7 @@ def get_config() -> Config:
             max_positions=64,
             dropout=0,  # no row is read more than a few times
             attention_dropout=0,
-            init_std=0.04,  # leaves the plateau of the unigram frequencies sooner than 0.02
+            init_std=0.04,  # with 4 heads and this learning rate the best of a few short trials
             unroll_layers=True,
         ),
         data=DataConfig(path="installed-docs", seq_len=64, mask_rate=0.3),
