@@ -7,10 +7,11 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, BinaryIO, Literal
 
 import tyro
 
+from bertjax.data import documents
 from bertjax.data.prepare import PrepareConfig
 from bertjax.errors import UserError, reported
 
@@ -92,10 +93,10 @@ class Predict:
         if self.texts:
             yield from self.texts
         elif self.file:
-            with Path(self.file).open(encoding="utf-8") as lines:
-                yield from (line.rstrip("\n") for line in lines)
+            with Path(self.file).open("rb") as stream:
+                yield from _texts(Path(self.file), stream)
         else:
-            yield from (line.rstrip("\n") for line in sys.stdin)
+            yield from _texts(Path("standard input"), sys.stdin.buffer)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,6 +122,10 @@ def main() -> None:
     command = tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="bertjax", description=__doc__)
     with reported():
         command.run()
+
+
+def _texts(path: Path, stream: BinaryIO) -> Iterator[str]:
+    return (line.text.rstrip("\r\n") for line in documents.lines(path, stream, "strict"))
 
 
 def _chunks(texts: Iterator[str]) -> Iterator[list[str]]:

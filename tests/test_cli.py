@@ -46,11 +46,20 @@ def test_predict_fill_mask_and_embed(
     expected = [candidate["token"] for candidate in model.fill_mask(text, top_k=3)[0]]
     assert [candidate["token"] for candidate in json.loads(line)["masks"][0]] == expected
 
-    monkeypatch.setattr(sys, "stdin", io.StringIO("the old river\nthe miller leaves\n"))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"the old river\nthe miller leaves\n")))
     assert call(monkeypatch, "predict", "embed", "--model", str(finished)) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["text"] for line in lines] == ["the old river", "the miller leaves"]
     np.testing.assert_allclose(lines[0]["embedding"], model.embed("the old river")[0], atol=1e-5)
+
+
+def test_a_file_that_is_not_utf8_is_said_with_its_place(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9 [MASK]\n")
+    file = str(tmp_path / "latin.txt")
+    assert call(monkeypatch, "predict", "fill-mask", "--model", str(finished), "--file", file) == 1
+    assert "latin.txt:1: byte 0xe9 at offset 3 is not UTF-8 text" in capsys.readouterr().err
 
 
 def test_report(finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

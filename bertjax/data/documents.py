@@ -104,7 +104,7 @@ def lines(path: Path, stream: BinaryIO, encoding_errors: EncodingErrors) -> Iter
                 position = offset + len(raw) - len(line) + error.start
                 raise UserError(
                     f"{path}:{number}: byte 0x{line[error.start]:02x} at offset {position} is not UTF-8 text;"
-                    " convert the file, or go on with --encoding-errors=replace"
+                    " convert the file (`bertjax prepare` can go on with --encoding-errors=replace)"
                 ) from error
             offset += len(raw)
     except (EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError, zstandard.ZstdError) as error:
