@@ -180,7 +180,7 @@ def test_directories_without_a_wordpiece_tokenizer_are_refused(
 
 @pytest.mark.parity
 def test_hugging_face_reads_what_is_saved(tmp_path: Path) -> None:
-    import transformers
+    transformers = pytest.importorskip("transformers")
 
     tokenizer = Tokenizer.train(TEXTS, vocab_size=80)
     tokenizer.save(tmp_path)
