@@ -72,6 +72,7 @@ def run(c: FinetuneConfig, workdir: str | Path) -> dict[str, float]:
         "task": "classification",
         "labels": list(task.labels),
         "model": dataclasses.asdict(model_config),
+        "pooling": c.train.pooling,
         "examples": fingerprint(task),
     }
     workdir = runs.open_workdir(workdir, c, facts, tokenizer_directory)
@@ -89,7 +90,7 @@ def run(c: FinetuneConfig, workdir: str | Path) -> dict[str, float]:
     ):
         # 3. What a step does.
         def make_model(rngs: nnx.Rngs) -> classification.SequenceClassifier:
-            return classification.SequenceClassifier(model_config, len(task.labels), rngs=rngs)
+            return classification.SequenceClassifier(model_config, len(task.labels), pooling=c.train.pooling, rngs=rngs)
 
         loss, precision = classification.classification_loss, c.train.precision
         optimizer = optimizers.make_optimizer(c.optimizer, steps)
@@ -224,7 +225,9 @@ def first_params(c: FinetuneConfig, model_config: ModelConfig, make_model: step.
     if not c.train.from_scratch:
         pretrained = nnx.eval_shape(lambda: BertForPretraining(model_config, rngs=nnx.Rngs(0)))
         loaded = load_params(c.init_from, nnx.state(pretrained, nnx.Param))
-        params["encoder"], params["pooler"] = loaded["encoder"], loaded["pooler"]
+        params["encoder"] = loaded["encoder"]
+        if c.train.pooling == "cls":
+            params["pooler"] = loaded["pooler"]
     return params
 
 

@@ -13,6 +13,9 @@ from typing import Any, Literal, TypeVar
 
 T = TypeVar("T")
 
+Pooling = Literal["cls", "mean", "weighted"]
+"""A text's vector: the pooler's over [CLS], the mean of the last hidden states, their mean by learned weights."""
+
 
 def free(default: T) -> T:
     """Returns a dataclass field that may differ when a run is resumed: it does not change the curve."""
@@ -283,6 +286,8 @@ class TaskTrainConfig:
     """Everything random folds from it: the head's weights, the order of the examples, dropout."""
     from_scratch: bool = False
     """Start from random weights of the same model instead: shows what the pretraining is worth."""
+    pooling: Pooling = "cls"
+    """What the classes are told from: [CLS] through the pretrained pooler, or the mean of the last hidden states."""
     dropout: float | None = None
     """On the embeddings, the sublayers and the head; None keeps the pretrained model's."""
     precision: Literal["float32", "bfloat16"] = "float32"

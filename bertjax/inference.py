@@ -22,6 +22,7 @@ from bertjax.config import Config, MeshConfig, ModelConfig
 from bertjax.data.tokenizer import MASK, Tokenizer
 from bertjax.errors import UserError
 from bertjax.model.encoder import Encoder
+from bertjax.model.heads import mean_over_span
 from bertjax.model.pretraining import BertForPretraining, gather
 from bertjax.sharding import ACT_B, make_mesh
 from bertjax.tasks import classification
@@ -216,7 +217,7 @@ def load(path: str | Path, *, step: int | None = None) -> Model:
     def make_model() -> BertForPretraining | classification.SequenceClassifier:
         rngs = nnx.Rngs(0)
         if labels:
-            return classification.SequenceClassifier(c, len(labels), rngs=rngs)
+            return classification.SequenceClassifier(c, len(labels), pooling=facts["pooling"], rngs=rngs)
         return BertForPretraining(c, rngs=rngs)
 
     mesh = make_mesh(MeshConfig(), jax.local_devices()[:1])
@@ -265,10 +266,7 @@ def _hidden(graphdef: nnx.GraphDef[Any], params: nnx.State, batch: Batch) -> jax
 @functools.partial(jax.jit, static_argnames=("graphdef", "pooling"))
 def _pooled(graphdef: nnx.GraphDef[Any], params: nnx.State, batch: Batch, pooling: Pooling) -> jax.Array:
     x_BSD = _hidden(graphdef, params, batch)
-    if pooling == "cls":
-        return x_BSD[:, 0]
-    real_BS1 = (batch["spans"] > 0)[..., None]
-    return jnp.sum(x_BSD * real_BS1, axis=1) / jnp.maximum(jnp.sum(real_BS1, axis=1), 1)
+    return x_BSD[:, 0] if pooling == "cls" else mean_over_span(x_BSD, batch["spans"])
 
 
 @functools.partial(jax.jit, static_argnames=("graphdef", "vocab_size", "top_k"))

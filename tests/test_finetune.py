@@ -11,7 +11,7 @@ import pytest
 
 import bertjax
 import finetune
-from bertjax.config import FinetuneConfig, OptimizerConfig, TaskDataConfig, TaskTrainConfig
+from bertjax.config import FinetuneConfig, OptimizerConfig, Pooling, TaskDataConfig, TaskTrainConfig
 from bertjax.errors import UserError
 from bertjax.training.checkpoints import best_step
 from bertjax.training.metrics import TIMING, read_metrics
@@ -107,6 +107,19 @@ def test_a_run_cut_short_goes_on_to_the_same_end(
     figures = finetune.run(task_config, tmp_path / "run")
     assert figures == tuned[1]
     assert untimed(tmp_path / "run") == untimed(tuned[0])
+
+
+@pytest.mark.parametrize("pooling", ["mean", "weighted"])
+def test_a_mean_of_hidden_states_learns_and_is_loaded_as_such(
+    task_config: FinetuneConfig, files: Path, tmp_path: Path, pooling: Pooling
+) -> None:
+    train = dataclasses.replace(task_config.train, pooling=pooling, epochs=3)
+    figures = finetune.run(dataclasses.replace(task_config, train=train), tmp_path / "run")
+    assert figures["accuracy"] > 0.8 > figures["majority_accuracy"]
+    rows = predictions(tmp_path / "run/predictions-validation.tsv")
+    texts = [line.split("\t")[0] for line in (files / "validation.tsv").read_text().splitlines()[1:]]
+    answers = bertjax.load(tmp_path / "run").classify(texts)
+    assert [answer["label"] for answer in answers] == [row["prediction"] for row in rows]
 
 
 def untimed(workdir: Path) -> list[dict[str, float]]:

@@ -32,7 +32,7 @@ from bertjax.errors import UserError
 
 NAME = "installed-docs"
 """What a config calls this text where others have a path."""
-VOCAB_SIZE = 8192
+VOCAB_SIZE = 4096
 VALIDATION_SHARE = 0.05
 STANDARD_LIBRARY = "python"
 # Package -> the distribution that carries it. A library that is not installed is left out.

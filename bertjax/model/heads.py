@@ -1,4 +1,4 @@
-"""The heads of pretraining: pooler, masked-LM, next-sentence."""
+"""The heads: sentence vectors, masked-LM, next-sentence."""
 
 from __future__ import annotations
 
@@ -21,6 +21,27 @@ class Pooler(nnx.Module):
     def __call__(self, x_BPD: jax.Array) -> jax.Array:
         """Returns pooled_BPD."""
         return jnp.tanh(self.dense(x_BPD, out_sharding=ACT_B))
+
+
+def mean_over_span(x_BSD: jax.Array, spans_BS: jax.Array) -> jax.Array:
+    """Returns the mean over a row's tokens, [CLS] and [SEP] too and padding not, [B, D]; 0 where all is padding."""
+    real_BS1 = (spans_BS > 0)[..., None]
+    return jnp.sum(x_BSD * real_BS1, axis=1) / jnp.maximum(jnp.sum(real_BS1, axis=1), 1)
+
+
+class WeightedMean(nnx.Module):
+    """The mean over a row's tokens by learned weights, which start equal: softmax of a product with one vector."""
+
+    def __init__(self, c: ModelConfig, *, rngs: nnx.Rngs):
+        self.score = nnx.Linear(
+            c.width, 1, **layers.weights(c, REPLICATED) | {"kernel_init": nnx.initializers.zeros}, rngs=rngs
+        )
+
+    def __call__(self, x_BSD: jax.Array, spans_BS: jax.Array) -> jax.Array:
+        """Returns x_BD."""
+        score_BS = self.score(x_BSD, out_sharding=ACT_B)[..., 0].astype(jnp.float32)
+        weight_BS = jax.nn.softmax(jnp.where(spans_BS > 0, score_BS, layers.LARGE_NEGATIVE)).astype(x_BSD.dtype)
+        return jnp.einsum("BS,BSD->BD", weight_BS, x_BSD)
 
 
 class MaskedLmHead(nnx.Module):

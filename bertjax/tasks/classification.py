@@ -16,11 +16,11 @@ import jax
 import numpy as np
 from flax import nnx
 
-from bertjax.config import ModelConfig
+from bertjax.config import ModelConfig, Pooling
 from bertjax.errors import UserError
 from bertjax.model import layers
 from bertjax.model.encoder import Encoder
-from bertjax.model.heads import Pooler
+from bertjax.model.heads import Pooler, WeightedMean, mean_over_span
 from bertjax.sharding import ACT_B, REPLICATED
 from bertjax.tasks.batches import Features
 from bertjax.tasks.tables import Row, read_rows
@@ -153,14 +153,16 @@ def _truncated(first: int, second: int, room: int) -> tuple[int, int]:
 
 
 class SequenceClassifier(nnx.Module):
-    """The encoder, the pooler over [CLS], dropout, and a dense layer to the classes.
+    """The encoder, a vector of the whole text, dropout, and a dense layer to the classes.
 
-    Source: Devlin et al. 2019, section 4.1; google-research/bert, run_classifier.py, create_model.
+    That vector is the pooler's over [CLS] (Devlin et al. 2019, section 4.1; google-research/bert, run_classifier.py,
+    create_model), or the mean of the last hidden states, by equal or by learned weights.
     """
 
-    def __init__(self, c: ModelConfig, n_classes: int, *, rngs: nnx.Rngs):
+    def __init__(self, c: ModelConfig, n_classes: int, *, pooling: Pooling = "cls", rngs: nnx.Rngs):
         self.encoder = Encoder(c, rngs=rngs)
-        self.pooler = Pooler(c, rngs=rngs)
+        self.pooler = Pooler(c, rngs=rngs) if pooling == "cls" else None
+        self.weighted = WeightedMean(c, rngs=rngs) if pooling == "weighted" else None
         self.classifier = nnx.Linear(c.width, n_classes, **layers.weights(c, REPLICATED), rngs=rngs)
         self.c = c
 
@@ -176,8 +178,13 @@ class SequenceClassifier(nnx.Module):
         """Returns logits_BC; dropout is on exactly when `key` is given."""
         encoder_key, head_key = layers.split(key, 2)
         x_BSD = self.encoder(ids_BS, segments_BS, positions_BS, spans_BS, key=encoder_key)
-        pooled_BD = layers.dropout(self.pooler(x_BSD[:, 0]), self.c.dropout, head_key)
+        pooled_BD = layers.dropout(self._pooled(x_BSD, spans_BS), self.c.dropout, head_key)
         return self.classifier(pooled_BD, out_sharding=ACT_B)
+
+    def _pooled(self, x_BSD: jax.Array, spans_BS: jax.Array) -> jax.Array:
+        if self.pooler is not None:
+            return self.pooler(x_BSD[:, 0])
+        return self.weighted(x_BSD, spans_BS) if self.weighted is not None else mean_over_span(x_BSD, spans_BS)
 
 
 def classification_loss(

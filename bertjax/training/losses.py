@@ -25,7 +25,10 @@ def cross_entropy_sums(logits_NC: jax.Array, labels_N: jax.Array, weights_N: jax
     class_NC = jax.lax.broadcasted_iota(labels_N.dtype, logits_NC.shape, logits_NC.ndim - 1)
     picked_N = jnp.sum(jnp.where(labels_N[..., None] == class_NC, logits_NC, 0.0), axis=-1)
     loss_N = jax.nn.logsumexp(logits_NC, axis=-1) - picked_N
-    correct_N = jnp.argmax(logits_NC, axis=-1) == labels_N
+    # The first of the largest is the answer, as of argmax, which is a slow loop on CPU: 8 % of a small model's step.
+    label_N1, picked_N1 = labels_N[..., None], picked_N[..., None]
+    ahead_NC = (logits_NC > picked_N1) | ((logits_NC == picked_N1) & (class_NC < label_N1))
+    correct_N = ~jnp.any(ahead_NC, axis=-1)
     weight = jnp.sum(weights_N)
     return {
         f"{name}loss": (jnp.sum(loss_N * weights_N), weight),

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from bertjax.model.heads import MaskedLmHead, NextSentenceHead, Pooler
+from bertjax.model.heads import MaskedLmHead, NextSentenceHead, Pooler, WeightedMean, mean_over_span
 from tests.model import tiny
 
 X_BMD = jax.random.normal(jax.random.key(0), (2, 3, 32))
@@ -46,3 +46,21 @@ def test_pooler_is_a_dense_layer_and_tanh() -> None:
 
 def test_next_sentence_head_has_two_classes() -> None:
     assert NextSentenceHead(tiny.CONFIG, rngs=nnx.Rngs(0))(X_BMD).shape == (2, 3, 2)
+
+
+SPANS_BS = jnp.array([[1, 1, 0], [1, 2, 2]])
+
+
+def test_means_leave_padding_out() -> None:
+    expected_BD = np.stack([X_BMD[0, :2].mean(0), X_BMD[1].mean(0)])
+    np.testing.assert_allclose(mean_over_span(X_BMD, SPANS_BS), expected_BD, atol=1e-6)
+    weighted = WeightedMean(tiny.CONFIG, rngs=nnx.Rngs(0))
+    np.testing.assert_allclose(weighted(X_BMD, SPANS_BS), expected_BD, atol=1e-6)  # the weights start equal
+
+
+def test_learned_weights_choose_positions() -> None:
+    weighted = WeightedMean(tiny.CONFIG, rngs=nnx.Rngs(0))
+    weighted.score.kernel[...] = 100 * X_BMD[1, 2][:, None]
+    np.testing.assert_allclose(weighted(X_BMD, SPANS_BS)[1], X_BMD[1, 2], atol=1e-4)
+    apart_BD = weighted(X_BMD.at[0, 2].set(X_BMD[1, 2]), SPANS_BS)
+    np.testing.assert_allclose(apart_BD[0], weighted(X_BMD, SPANS_BS)[0])  # padding is not chosen

@@ -50,6 +50,13 @@ def test_sums_of_uneven_parts_are_the_whole() -> None:
     assert step.total(parts) == pytest.approx(dict(zip(("loss", "accuracy"), numpy_means(), strict=True)))
 
 
+def test_of_equal_logits_the_first_is_the_answer() -> None:
+    logits = np.zeros((1, 3, 4), np.float32)
+    logits[0, :, 1:3] = 1.0
+    sums = losses.cross_entropy_sums(jnp.asarray(logits), jnp.array([[0, 1, 2]]), jnp.ones((1, 3)), "")
+    assert float(sums["accuracy"][0]) == 1  # the label 1, and not 2
+
+
 def test_no_weight_at_all_is_zero_and_not_nan() -> None:
     sums = losses.cross_entropy_sums(jnp.asarray(LOGITS), jnp.asarray(LABELS), jnp.zeros((8, 5)), "")
     assert float(losses.mean(sums, "loss")) == 0
