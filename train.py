@@ -46,7 +46,7 @@ def run(c: Config, workdir: str | Path) -> dict[str, float]:
     data.check_corpus(corpus, c.data)
     c = with_vocabulary(c, corpus)
     check_mesh(c.model, mesh)
-    workdir = runs.open_workdir(workdir, c, {"corpus": corpus.fingerprint}, corpus.tokenizer_directory)
+    workdir = runs.open_workdir(workdir, c, {"corpus": corpus.fingerprint}, corpus.tokenizer)
 
     # 2. What a step reads: this host's rows of the global batch, a pure function of the step.
     rows = host_rows(c.train.batch_size)

@@ -68,6 +68,8 @@ class ModelConfig:
     """Added to the variance in LayerNorm."""
     init_std: float = 0.02
     """Standard deviation of the truncated normal that weights start from."""
+    position_offset: int = 0
+    """Rows of the position table before that of the first token; RoBERTa's has 2 that are never used."""
     unroll_layers: bool = free(False)
     """True compiles every block by itself: slower to compile, often faster to run, same result to rounding."""
 
@@ -82,6 +84,7 @@ class ModelConfig:
             norm_epsilon=self.norm_epsilon,
             init_std=self.init_std,
         )
+        _check_not_negative(position_offset=self.position_offset)
         if self.vocab_size is not None:
             _check_positive(vocab_size=self.vocab_size)
         divisors = [h for h in range(1, self.width + 1) if self.width % h == 0]
@@ -313,7 +316,7 @@ class FinetuneConfig:
     """A fine-tuning run: classification of texts or of pairs of texts."""
 
     init_from: str = free("")
-    """Workdir of the pretraining run to start from: its newest checkpoint, its tokenizer."""
+    """What to start from: a pretraining run's folder (its newest checkpoint), or one of Hugging Face's."""
     data: TaskDataConfig = dataclasses.field(default_factory=TaskDataConfig)
     optimizer: OptimizerConfig = dataclasses.field(
         default_factory=lambda: OptimizerConfig(peak_lr=5e-5, warmup_steps=None)

@@ -17,16 +17,16 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from bertjax import runs
-from bertjax.config import Config, MeshConfig, ModelConfig
+from bertjax import pretrained
+from bertjax.config import MeshConfig, ModelConfig
 from bertjax.data.tokenizer import MASK, Tokenizer
 from bertjax.errors import UserError
+from bertjax.model.assembly import Assembly, Blueprint
 from bertjax.model.encoder import Encoder
-from bertjax.model.pretraining import BertForPretraining, gather
+from bertjax.model.pretraining import gather
 from bertjax.sharding import ACT_B, make_mesh
 from bertjax.tasks import classification
 from bertjax.tasks.batches import Features, evaluation_batches, make_batch
-from bertjax.training.checkpoints import best_step, load_params
 from bertjax.training.step import Batch, to_mesh
 
 Pooling = Literal["mean", "cls"]
@@ -201,29 +201,26 @@ class Model:
 
 
 def load(path: str | Path, *, step: int | None = None) -> Model:
-    """Returns the model of a workdir on one device: of a pretraining the newest checkpoint, of a fine-tuning the best.
+    """Returns the model of a run's folder or of one of Hugging Face's, on one device.
 
-    `step` names another. Raises: UserError if it is no workdir, or the checkpoint is damaged or of another model.
+    Of a pretraining it is the newest checkpoint, of a fine-tuning the best, unless `step` names another.
+
+    Raises: UserError if it is neither, or the weights are damaged or of another model.
     """
-    facts = runs.read_facts(path)
-    labels = tuple(facts.get("labels", ()))
-    if labels:
-        c = runs.config_from_dict(ModelConfig, facts["model"], str(Path(path) / "config.json"))
-        step = best_step(path, classification.METRIC) if step is None else step
-    else:
-        c = runs.read_config(path, Config).model
-
-    def make_model() -> BertForPretraining | classification.SequenceClassifier:
-        rngs = nnx.Rngs(0)
-        if labels:
-            return classification.SequenceClassifier(c, len(labels), rngs=rngs)
-        return BertForPretraining(c, rngs=rngs)
-
+    b = pretrained.read_blueprint(path)
+    tokenizer = pretrained.read_tokenizer(path, b)
     mesh = make_mesh(MeshConfig(), jax.local_devices()[:1])
     with jax.set_mesh(mesh):
-        graphdef, abstract = nnx.split(nnx.eval_shape(make_model))
-        params = load_params(path, abstract, step=step)
-    return Model(c, Tokenizer.load(Path(path) / "tokenizer"), graphdef, params, mesh, labels)
+        params = pretrained.read_params(path, b, step=step)
+        graphdef = nnx.graphdef(nnx.eval_shape(lambda: _make_model(b)))
+    labels = b.labels if b.task == "classification" else ()
+    return Model(b.config, tokenizer, graphdef, params, mesh, labels)
+
+
+def _make_model(b: Blueprint) -> nnx.Module:
+    if b.task == "classification":
+        return classification.SequenceClassifier(b.config, len(b.labels), rngs=nnx.Rngs(0))
+    return Assembly(b, rngs=nnx.Rngs(0))
 
 
 def _checked(texts: Any, *, pairs: bool = False) -> list[Any]:

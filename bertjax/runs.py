@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 import sys
 import typing
 from collections.abc import Mapping
@@ -12,15 +11,16 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from bertjax import __version__
+from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import UserError
 
 C = TypeVar("C")
 
 
-def open_workdir(workdir: str | Path, config: Any, facts: Mapping[str, Any], tokenizer: Path) -> Path:
+def open_workdir(workdir: str | Path, config: Any, facts: Mapping[str, Any], tokenizer: Tokenizer) -> Path:
     """Returns the workdir, made on the first call and compared on later ones.
 
-    `config` is a dataclass of groups, `facts` what else the curve depends on (JSON), `tokenizer` a folder to copy.
+    `config` is a dataclass of groups, `facts` what else the curve depends on (JSON).
 
     Raises: UserError, with the difference, if a field that changes the curve is not what the workdir was made with.
     """
@@ -33,7 +33,7 @@ def open_workdir(workdir: str | Path, config: Any, facts: Mapping[str, Any], tok
         _say_changes(before["config"], record["config"])
     else:
         workdir.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(tokenizer, workdir / "tokenizer", dirs_exist_ok=True)
+        tokenizer.save(workdir / "tokenizer")
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     temporary.replace(path)  # a kill leaves the whole old file or the whole new one

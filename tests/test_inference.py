@@ -29,7 +29,7 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("run")
     Tokenizer.train(TEXTS * 2, vocab_size=120).save(directory / "made")
     c = Config(model=tiny.CONFIG, data=DataConfig(seq_len=16))
-    workdir = runs.open_workdir(directory / "workdir", c, {}, directory / "made")
+    workdir = runs.open_workdir(directory / "workdir", c, {}, Tokenizer.load(directory / "made"))
     with jax.set_mesh(tiny.one_device()), Checkpoints(workdir, CheckpointConfig()) as checkpoints:
         checkpoints.save(TrainState(jnp.int32(1), nnx.state(tiny.bert()), {}), 1, {})
     return workdir
@@ -58,9 +58,9 @@ def biased(model: Model, piece: str) -> Model:
 @pytest.fixture(scope="module")
 def classifier(workdir: Path, tmp_path_factory: pytest.TempPathFactory) -> Model:
     """A fine-tuned model of three checkpoints, the second of which is the best: it says "yes"."""
-    facts = {"labels": ["no", "yes", "maybe"], "model": dataclasses.asdict(tiny.CONFIG)}
+    facts = {"task": "classification", "labels": ["no", "yes", "maybe"], "model": dataclasses.asdict(tiny.CONFIG)}
     tuned = tmp_path_factory.mktemp("tuned") / "workdir"
-    runs.open_workdir(tuned, FinetuneConfig(), facts, workdir / "tokenizer")
+    runs.open_workdir(tuned, FinetuneConfig(), facts, Tokenizer.load(workdir / "tokenizer"))
 
     def make() -> SequenceClassifier:
         return SequenceClassifier(tiny.CONFIG, 3, rngs=nnx.Rngs(0))

@@ -75,20 +75,23 @@ class Tokenizer:
 
     @classmethod
     def load(cls, directory: str | Path) -> Tokenizer:
-        """Returns the tokenizer that `save` wrote.
+        """Returns the tokenizer that `save` or Hugging Face wrote; what it says of truncation and padding is ignored.
 
-        Raises: UserError if the files are missing or hold no WordPiece tokenizer.
+        Raises: UserError if the file is missing or holds no WordPiece tokenizer.
         """
         path = Path(directory) / "tokenizer.json"
         try:
             settings = json.loads(path.read_text(encoding="utf-8"))
-            config = json.loads((Path(directory) / "tokenizer_config.json").read_text(encoding="utf-8"))
             kind = settings["model"]["type"]
+            lowercase = (settings.get("normalizer") or {}).get("lowercase", False)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{directory} holds no readable tokenizer ({error}); prepare the corpus again") from error
         if kind != "WordPiece":
             raise UserError(f"{path} holds a {kind} tokenizer; BERT needs WordPiece")
-        return cls(tokenizers.Tokenizer.from_file(str(path)), cased=not config.get("do_lower_case", True))
+        backend = tokenizers.Tokenizer.from_file(str(path))
+        backend.no_truncation()
+        backend.no_padding()
+        return cls(backend, cased=not lowercase)
 
     def save(self, directory: str | Path) -> None:
         """Writes tokenizer.json, vocab.txt and tokenizer_config.json, as Hugging Face's AutoTokenizer reads them."""

@@ -68,7 +68,7 @@ class Embeddings(nnx.Module):
     def __init__(self, c: ModelConfig, *, rngs: nnx.Rngs):
         self.token = layers.Embed(c, padded_vocab_size(c), EMBED_VD, rngs=rngs)
         self.token.embedding[...] = jnp.where(is_token(c)[:, None], self.token.embedding[...], 0)
-        self.position = layers.Embed(c, c.max_positions, REPLICATED, rngs=rngs)
+        self.position = layers.Embed(c, c.position_offset + c.max_positions, REPLICATED, rngs=rngs)
         self.segment = layers.Embed(c, c.segments, REPLICATED, rngs=rngs)
         self.norm = layers.LayerNorm(c, rngs=rngs)
         self.c = c
@@ -77,7 +77,7 @@ class Embeddings(nnx.Module):
         self, ids_BS: jax.Array, segments_BS: jax.Array, positions_BS: jax.Array, *, key: jax.Array | None
     ) -> jax.Array:
         """Returns x_BSD; NaN where an id or a position is beyond its table."""
-        x_BSD = self.token(ids_BS) + self.position(positions_BS) + self._segment(segments_BS)
+        x_BSD = self.token(ids_BS) + self.position(self.c.position_offset + positions_BS) + self._segment(segments_BS)
         return layers.dropout(self.norm(x_BSD), self.c.dropout, key)
 
     def _segment(self, segments_BS: jax.Array) -> jax.Array:
