@@ -1,4 +1,4 @@
-"""The `bertjax` command: prepare, predict, import, report."""
+"""The `bertjax` command: prepare, predict, import, export, report."""
 
 from __future__ import annotations
 
@@ -121,6 +121,27 @@ class Import:
 
 
 @dataclasses.dataclass(frozen=True)
+class Export:
+    """Makes a Hugging Face folder of a run: config.json, model.safetensors, the tokenizer, a model card."""
+
+    source: Annotated[str, tyro.conf.Positional]
+    """Workdir of a run; of a fine-tuning its best checkpoint, else the newest."""
+    directory: Annotated[str, tyro.conf.Positional]
+    """The folder to make."""
+    architecture: str | None = None
+    """The class it is for, such as BertForMaskedLM or BertModel; None takes the one with all of the model's heads."""
+
+    def run(self) -> None:
+        """Exports, and says what."""
+        from bertjax import backend
+        from bertjax.pretrained import export_folder
+
+        backend.start()
+        made = export_folder(self.source, self.directory, self.architecture)
+        print(json.dumps({"output": self.directory} | made))
+
+
+@dataclasses.dataclass(frozen=True)
 class Report:
     """Writes a run's report.html: its state, its figures beside their baselines, its curves, its config."""
 
@@ -134,7 +155,13 @@ class Report:
         print(write_report(Path(self.workdir)))
 
 
-COMMANDS: dict[str, Callable[..., Any]] = {"prepare": Prepare, "predict": Predict, "import": Import, "report": Report}
+COMMANDS: dict[str, Callable[..., Any]] = {
+    "prepare": Prepare,
+    "predict": Predict,
+    "import": Import,
+    "export": Export,
+    "report": Report,
+}
 CHUNK = 256  # texts computed before their answers are printed
 
 

@@ -16,10 +16,11 @@ from bertjax.config import CheckpointConfig, Config, MeshConfig, ModelConfig
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import UserError
 from bertjax.interop import huggingface
+from bertjax.interop.model_card import model_card
 from bertjax.model.assembly import Blueprint, abstract_params
 from bertjax.sharding import make_mesh
 from bertjax.tasks.classification import METRIC
-from bertjax.training.checkpoints import Checkpoints, best_step, load_params
+from bertjax.training.checkpoints import Checkpoints, best_step, load_params, newest_step
 from bertjax.training.step import TrainState
 
 
@@ -50,9 +51,32 @@ def read_params(path: str | Path, b: Blueprint, *, step: int | None = None) -> n
         if step is not None:
             raise UserError(f"step={step}: {path} is a Hugging Face folder, which has one set of weights; leave it out")
         return huggingface.read_params(path, b)
-    if step is None and b.task != "pretraining" and "imported" not in runs.read_facts(path):
-        step = best_step(path, METRIC)
-    return load_params(path, abstract_params(b), step=step)
+    return load_params(path, abstract_params(b), step=_best(path, b) if step is None else step)
+
+
+def _best(path: str | Path, b: Blueprint) -> int | None:
+    """Returns the step of the best checkpoint of a fine-tuning, None where the newest is the one."""
+    tuned = b.task != "pretraining" and "imported" not in runs.read_facts(path)
+    return best_step(path, METRIC) if tuned else None
+
+
+def export_folder(source: str | Path, directory: str | Path, architecture: str | None = None) -> dict[str, Any]:
+    """Makes a Hugging Face folder of a run's, or of another of Hugging Face's; returns what is in it, as JSON.
+
+    `architecture` names the class it is for; None takes the one that has all the heads.
+
+    Raises: UserError if `directory` holds something, or the model lacks a head of the class.
+    """
+    source = Path(source)
+    b = read_blueprint(source)
+    tokenizer = read_tokenizer(source, b)
+    is_run = not huggingface.is_folder(source)
+    step = (_best(source, b) or newest_step(source)) if is_run else None
+    with jax.set_mesh(make_mesh(MeshConfig(), jax.local_devices()[:1])):
+        params = read_params(source, b, step=step)
+    card = model_card(source, b, step)
+    name = huggingface.write_folder(directory, b, params, tokenizer, architecture=architecture, card=card)
+    return {"architecture": name, "step": step, "labels": list(b.labels)}
 
 
 def import_folder(source: str | Path, directory: str | Path) -> dict[str, Any]:

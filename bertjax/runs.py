@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+import jax
+
 from bertjax import __version__
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import UserError
@@ -26,7 +28,12 @@ def open_workdir(workdir: str | Path, config: Any, facts: Mapping[str, Any], tok
     """
     workdir = Path(workdir)
     path = workdir / "config.json"
-    record: dict[str, Any] = {"bertjax": __version__, "facts": dict(facts), "config": dataclasses.asdict(config)}
+    record: dict[str, Any] = {
+        "bertjax": __version__,
+        "hardware": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "facts": dict(facts),
+        "config": dataclasses.asdict(config),
+    }
     if path.exists():
         before = _read(path)
         _refuse_other_curve(path, before, record, _free_fields(type(config)))
@@ -50,6 +57,11 @@ def read_facts(workdir: str | Path) -> dict[str, Any]:
     """Returns the facts that a workdir was made with."""
     facts: dict[str, Any] = _read(Path(workdir) / "config.json")["facts"]
     return facts
+
+
+def read_record(workdir: str | Path) -> dict[str, Any]:
+    """Returns all that config.json holds: config and facts, bertjax's version and the hardware of the last start."""
+    return _read(Path(workdir) / "config.json")
 
 
 def config_from_dict(kind: type[C], values: Mapping[str, Any], source: str) -> C:

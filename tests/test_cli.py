@@ -74,6 +74,15 @@ def test_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     assert "is there already; name a new folder" in capsys.readouterr().err
 
 
+def test_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = folders.write(tmp_path / "hf", folders.golden_tensors(), "BertForPreTraining")
+    arguments = [str(folder), str(tmp_path / "out"), "--architecture", "BertForMaskedLM"]
+    assert call(monkeypatch, "export", *arguments) == 0
+    assert json.loads(capsys.readouterr().out)["architecture"] == "BertForMaskedLM"
+    assert call(monkeypatch, "export", *arguments) == 1
+    assert "is there already" in capsys.readouterr().err
+
+
 def test_report(finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     (finished / "report.html").unlink()
     assert call(monkeypatch, "report", str(finished)) == 0

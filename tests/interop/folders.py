@@ -15,6 +15,7 @@ from tests.golden import bert
 TEXTS = ["A small grey heron waits.", "rain", "The river rises after the rain."]
 TOKENIZER = Tokenizer.train(TEXTS * 2, vocab_size=70)
 CLASSIFIER = {"classifier.weight": np.ones((3, 24), np.float32), "classifier.bias": np.arange(3, dtype=np.float32)}
+LABELS = {"id2label": {"0": "no", "1": "yes", "2": "maybe"}}
 ANSWERS = {"qa_outputs.weight": np.ones((2, 24), np.float32), "qa_outputs.bias": np.zeros(2, np.float32)}
 
 
