@@ -212,12 +212,13 @@ def load(path: str | Path, *, step: int | None = None) -> Model:
     mesh = make_mesh(MeshConfig(), jax.local_devices()[:1])
     with jax.set_mesh(mesh):
         params = pretrained.read_params(path, b, step=step)
-        graphdef = nnx.graphdef(nnx.eval_shape(lambda: _make_model(b)))
+        graphdef = nnx.graphdef(nnx.eval_shape(lambda: make_model(b)))
     labels = b.labels if b.task == "classification" else ()
     return Model(b.config, tokenizer, graphdef, params, mesh, labels)
 
 
-def _make_model(b: Blueprint) -> nnx.Module:
+def make_model(b: Blueprint) -> nnx.Module:
+    """Returns the model that the blueprint's weights go into."""
     if b.task == "classification":
         return classification.SequenceClassifier(b.config, len(b.labels), rngs=nnx.Rngs(0))
     return Assembly(b, rngs=nnx.Rngs(0))

@@ -108,6 +108,8 @@ class Tokenizer:
             "cls_token": CLS,
             "sep_token": SEP,
             "mask_token": MASK,
+            # Left out by that class unless they are named; without them a pair has one segment.
+            "model_input_names": ["input_ids", "token_type_ids", "attention_mask"],
         }
         text = json.dumps(config, indent=2) + "\n"
         (directory / "tokenizer_config.json").write_text(text, encoding="utf-8")

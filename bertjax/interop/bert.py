@@ -105,15 +105,7 @@ def places(b: Blueprint) -> Places:
     c = b.config
     assert c.vocab_size is not None
     D = c.width
-    embeddings, ours = "bert.embeddings.", "encoder.embeddings."
-    found = {
-        embeddings + "word_embeddings.weight": Place(ours + "token.embedding", (c.vocab_size, D)),
-        embeddings + "position_embeddings.weight": Place(ours + "position.embedding", (c.max_positions, D)),
-        embeddings + "token_type_embeddings.weight": Place(ours + "segment.embedding", (c.segments, D)),
-        **dict(norm(embeddings + "LayerNorm", ours + "norm", D)),
-    }
-    for layer in range(c.layers):
-        found |= layer_places(c, f"bert.encoder.layer.{layer}.", layer)
+    found = encoder_places(c, BODY)
     if "pooler" in b.heads:
         found |= dense("bert.pooler.dense", "pooler.dense", D, D)
     if "masked_lm" in b.heads:
@@ -128,8 +120,23 @@ def places(b: Blueprint) -> Places:
     return found
 
 
-def layer_places(c: ModelConfig, theirs: str, layer: int) -> Places:
-    """Returns where the tensors of a block go."""
+def encoder_places(c: ModelConfig, body: str) -> Places:
+    """Returns where the tensors of the embeddings and of the blocks go, whose names begin with `body`."""
+    assert c.vocab_size is not None
+    embeddings, ours, D = body + "embeddings.", "encoder.embeddings.", c.width
+    positions = c.position_offset + c.max_positions
+    found = {
+        embeddings + "word_embeddings.weight": Place(ours + "token.embedding", (c.vocab_size, D)),
+        embeddings + "position_embeddings.weight": Place(ours + "position.embedding", (positions, D)),
+        embeddings + "token_type_embeddings.weight": Place(ours + "segment.embedding", (c.segments, D)),
+        **dict(norm(embeddings + "LayerNorm", ours + "norm", D)),
+    }
+    for layer in range(c.layers):
+        found |= _layer_places(c, f"{body}encoder.layer.{layer}.", layer)
+    return found
+
+
+def _layer_places(c: ModelConfig, theirs: str, layer: int) -> Places:
     ours, D, F = "encoder.blocks.", c.width, c.mlp_width
     found: Places = {}
     for n, name in enumerate(("query", "key", "value")):

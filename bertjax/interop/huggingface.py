@@ -19,11 +19,11 @@ from safetensors.numpy import save_file
 
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import UserError
-from bertjax.interop import bert
+from bertjax.interop import bert, roberta
 from bertjax.interop.places import params_from_tensors, tensors_from_params
 from bertjax.model.assembly import Blueprint, Task, abstract_params
 
-FAMILIES: dict[str, ModuleType] = {"bert": bert}
+FAMILIES: dict[str, ModuleType] = {"bert": bert, "roberta": roberta}
 """By `model_type`. Each module has CLASSES, HEADS, TIED, `config_from_huggingface`, `places` and their way back."""
 
 WEIGHTS, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
@@ -95,16 +95,21 @@ def write_folder(
     name = architecture or _largest_class(family, b)
     b = _only(family, b, name)
     tensors = tensors_from_params(params, family.places(b))
-    config = {"architectures": [name], **family.huggingface_from_config(b.config), **_token_ids(tokenizer)}
+    config = {"architectures": [name], "pad_token_id": tokenizer.pad_id, **family.huggingface_from_config(b.config)}
     if b.task in ("classification", "tagging"):
         config["id2label"] = {str(i): label for i, label in enumerate(b.labels)}
         config["label2id"] = {label: i for i, label in enumerate(b.labels)}
     tokenizer.save(path)
+    _add(path / "tokenizer_config.json", {"model_max_length": b.config.max_positions})
     prefix = family.BODY if name == family.BARE else ""
     save_file({key.removeprefix(prefix): x for key, x in tensors.items()}, path / WEIGHTS, {"format": "pt"})
     (path / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     (path / "README.md").write_text(card, encoding="utf-8")
     return name
+
+
+def _add(path: Path, values: dict[str, Any]) -> None:
+    path.write_text(json.dumps(_read_json(path) | values, indent=2) + "\n", encoding="utf-8")
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -244,7 +249,3 @@ def _only(family: ModuleType, b: Blueprint, name: str) -> Blueprint:
             f"{name} has the heads {', '.join(heads)}, the model, for {b.task}, only {', '.join(b.heads) or 'none'}"
         )
     return dataclasses.replace(b, heads=tuple(head for head in heads if head in b.heads), task=task)
-
-
-def _token_ids(tokenizer: Tokenizer) -> dict[str, int]:
-    return {"pad_token_id": tokenizer.pad_id}

@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
+import jax
 from flax import nnx
 
 from bertjax.config import ModelConfig
 from bertjax.model import layers
 from bertjax.model.encoder import Encoder
 from bertjax.model.heads import MaskedLmHead, NextSentenceHead, Pooler
-from bertjax.sharding import REPLICATED
+from bertjax.sharding import ACT_B, REPLICATED
 
 Task = Literal["pretraining", "classification", "tagging", "answers"]
 """What the heads are for. Answers are tags, too: two logits for each token, that it starts and that it ends one."""
@@ -45,6 +46,10 @@ class Assembly(nnx.Module):
             self.next_sentence = NextSentenceHead(c, rngs=rngs)
         if "classifier" in b.heads:
             self.classifier = nnx.Linear(c.width, len(b.labels), **layers.weights(c, REPLICATED), rngs=rngs)
+
+    def token_logits(self, x_BSD: jax.Array) -> jax.Array:
+        """Returns logits_BSC of a classifier of tokens, from the encoder's last hidden states."""
+        return self.classifier(x_BSD, out_sharding=ACT_B)
 
 
 def abstract_params(b: Blueprint) -> nnx.State:
