@@ -157,6 +157,8 @@ def pretrained_blueprint(c: FinetuneConfig) -> Blueprint:
             f"data.seq_len={c.data.seq_len} is more than the {model.max_positions} positions of {c.init_from};"
             f" use --data.seq_len={model.max_positions}"
         )
+    if c.data.second is not None and model.segments < 2:
+        raise UserError(f"data.second={c.data.second!r}, but {c.init_from} has one segment, as RoBERTa, and no pairs")
     if c.train.dropout is None:
         return blueprint
     return dataclasses.replace(blueprint, config=dataclasses.replace(model, dropout=c.train.dropout))

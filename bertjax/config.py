@@ -68,6 +68,16 @@ class ModelConfig:
     """Added to the variance in LayerNorm."""
     init_std: float = 0.02
     """Standard deviation of the truncated normal that weights start from."""
+    family: Literal["bert", "modernbert"] = "bert"
+    """Which block: BERT's (and RoBERTa's), or ModernBERT's."""
+    global_every: int = 3
+    """ModernBERT: of so many layers one, the first, has global attention."""
+    local_window: int = 128
+    """ModernBERT: tokens that local attention sees, half of them on each side."""
+    rope_theta: float = 160_000.0
+    """ModernBERT: base of the rotations in layers with global attention."""
+    local_rope_theta: float = 10_000.0
+    """ModernBERT: base of the rotations in layers with local attention."""
     position_offset: int = 0
     """Rows of the position table before that of the first token; RoBERTa's has 2 that are never used."""
     unroll_layers: bool = free(False)
@@ -85,6 +95,12 @@ class ModelConfig:
             init_std=self.init_std,
         )
         _check_not_negative(position_offset=self.position_offset)
+        _check_positive(
+            global_every=self.global_every,
+            local_window=self.local_window,
+            rope_theta=self.rope_theta,
+            local_rope_theta=self.local_rope_theta,
+        )
         if self.vocab_size is not None:
             _check_positive(vocab_size=self.vocab_size)
         divisors = [h for h in range(1, self.width + 1) if self.width % h == 0]
@@ -94,6 +110,16 @@ class ModelConfig:
         )
         _check_share(dropout=self.dropout, attention_dropout=self.attention_dropout)
         _check(max(self.dropout, self.attention_dropout) < 1, "a dropout of 1 leaves nothing; use less")
+        if self.family == "modernbert":
+            rotatable = self.width // self.heads % 2 == 0
+            _check(
+                rotatable, f"width={self.width} over heads={self.heads} is odd, which cannot be rotated; use even heads"
+            )
+
+    @property
+    def biases(self) -> bool:
+        """Whether dense layers and LayerNorms have biases."""
+        return self.family == "bert"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,7 +19,7 @@ from flax import nnx
 
 from bertjax import pretrained
 from bertjax.config import MeshConfig, ModelConfig
-from bertjax.data.tokenizer import MASK, Tokenizer
+from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import UserError
 from bertjax.model.assembly import Assembly, Blueprint
 from bertjax.model.encoder import Encoder
@@ -148,6 +148,8 @@ class Model:
 
     def _features(self, texts: Sequence[Text], *, truncate: bool) -> Features:
         pairs = [(text, None) if isinstance(text, str) else text for text in texts]
+        if self.config.segments < 2 and any(second is not None for _, second in pairs):
+            raise UserError("this model has one segment, as RoBERTa, and no pairs of texts; join them into one")
         examples = [classification.Example(first, second, None, i) for i, (first, second) in enumerate(pairs)]
         limit = self.config.max_positions if truncate else sys.maxsize
         features = classification.features(examples, self.tokenizer, limit, self.labels)
@@ -166,23 +168,24 @@ class Model:
                 )
 
     def _ids_with_masks(self, text: str, index: int) -> np.ndarray:
-        parts = text.split(MASK)
-        if len(parts) == 1:
-            raise UserError(f"texts[{index}] has no {MASK}: {_shown(text)}; write {MASK} where a word is to be found")
-        first, *others = self.tokenizer.encode_batch(parts)
+        mask = self.tokenizer.mask_piece
+        *before, last = text.split(mask)
+        if not before:
+            raise UserError(f"texts[{index}] has no {mask}: {_shown(text)}; write {mask} where a word is to be found")
+        # A space before the mask belongs to the word that it stands for, as BPE has it; WordPiece drops spaces anyway.
+        first, *others = self.tokenizer.encode_batch([*(part.rstrip() for part in before), last])
         tail = [token for part in others for token in (self.tokenizer.mask_id, *part)]
         return np.array([self.tokenizer.cls_id, *first, *tail, self.tokenizer.sep_id], np.int32)
 
     def _candidates(self, text: str, which: int, probabilities_K: np.ndarray, ids_K: np.ndarray) -> list[Candidate]:
-        parts = text.split(MASK)
-        before, after = MASK.join(parts[: which + 1]), MASK.join(parts[which + 1 :])
+        mask = self.tokenizer.mask_piece
+        parts = text.split(mask)
+        before, after = mask.join(parts[: which + 1]), mask.join(parts[which + 1 :])
         candidates = []
         for probability, token_id in zip(probabilities_K, ids_K, strict=True):
             token = self.tokenizer.piece(int(token_id))
-            joined = before.rstrip() + token[2:] if token.startswith("##") else before + token
-            candidates.append(
-                Candidate(token=token, id=int(token_id), probability=float(probability), text=joined + after)
-            )
+            joined = self.tokenizer.appended(before, int(token_id)) + after
+            candidates.append(Candidate(token=token, id=int(token_id), probability=float(probability), text=joined))
         return candidates
 
     def _map(self, function: Callable[[Batch, np.ndarray], Any], features: Features) -> list[Any]:

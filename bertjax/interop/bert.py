@@ -88,7 +88,7 @@ def huggingface_from_config(c: ModelConfig) -> dict[str, Any]:
 
 def describes(c: ModelConfig) -> bool:
     """Returns whether the model is of this family."""
-    return c.position_offset == 0
+    return c.family == "bert" and c.position_offset == 0
 
 
 def renamed(name: str) -> str:

@@ -19,11 +19,11 @@ from safetensors.numpy import save_file
 
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import UserError
-from bertjax.interop import bert, roberta
+from bertjax.interop import bert, modernbert, roberta
 from bertjax.interop.places import params_from_tensors, tensors_from_params
 from bertjax.model.assembly import Blueprint, Task, abstract_params
 
-FAMILIES: dict[str, ModuleType] = {"bert": bert, "roberta": roberta}
+FAMILIES: dict[str, ModuleType] = {"bert": bert, "modernbert": modernbert, "roberta": roberta}
 """By `model_type`. Each module has CLASSES, HEADS, TIED, `config_from_huggingface`, `places` and their way back."""
 
 WEIGHTS, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"

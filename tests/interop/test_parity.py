@@ -41,12 +41,17 @@ CASES = [
     case for case in CASES if case[:2] not in {("Roberta", "ForPreTraining"), ("Roberta", "ForNextSentencePrediction")}
 ]
 CASES += [("Bert", head, size) for head in ("ForPreTraining", "ForQuestionAnswering") for size in ("wide", "deep")]
+CASES += [("ModernBert", head, size) for head in ("ForMaskedLM", "Model") for size in SIZES]
 CASES += [("Roberta", "ForMaskedLM", size) for size in ("deep", "wide")]
 
 
 def make(family: str, head: str, size: str) -> Any:
     """Returns a model of transformers whose weights, biases and norms are so large that all of them count."""
-    config = getattr(transformers, f"{family}Config")(**SIZES[size], num_labels=2 if "Question" in head else 3)
+    changes = (
+        {"local_attention": 10, "global_attn_every_n_layers": 3, "pad_token_id": 0} if family == "ModernBert" else {}
+    )
+    labels = 2 if "Question" in head else 3
+    config = getattr(transformers, f"{family}Config")(**SIZES[size], **changes, num_labels=labels)
     model = getattr(transformers, family + head)(config).eval()
     rng = np.random.default_rng(0)
     for name, parameter in model.named_parameters():
