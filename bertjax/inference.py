@@ -54,7 +54,10 @@ class Classification(TypedDict):
 
 
 class Tokens(NamedTuple):
-    """The word pieces of a text, where each begins and ends in it (characters), and their vectors, float32 [n, D]."""
+    """The word pieces of a text, where each begins and ends in it (characters), and their vectors, float32 [n, D].
+
+    Where all layers were asked for, they are [L + 1, n, D], the embeddings first.
+    """
 
     pieces: list[str]
     offsets: list[tuple[int, int]]
@@ -125,13 +128,17 @@ class Model:
         vectors_ND = np.stack(vectors) if vectors else np.zeros((0, self.config.width), np.float32)
         return vectors_ND / np.linalg.norm(vectors_ND, axis=-1, keepdims=True) if normalize else vectors_ND
 
-    def tokens(self, text: str, *, truncate: bool = False) -> Tokens:
-        """Returns the word pieces of a text, without [CLS] and [SEP], with their contextual vectors."""
+    def tokens(self, text: str, *, all_layers: bool = False, truncate: bool = False) -> Tokens:
+        """Returns the word pieces of a text, without [CLS] and [SEP], with their contextual vectors.
+
+        With `all_layers` there are those of the embeddings and of every layer, [L + 1, n, D].
+        """
         features = self._features(_checked([text]), truncate=truncate)
         _, pieces, offsets = self.tokenizer.encode_with_offsets(text)
         kept = len(features.ids[0]) - 2
-        (vectors_SD,) = self._map(lambda batch, _: _hidden(self.graphdef, self.params, batch), features)
-        return Tokens(pieces[:kept], offsets[:kept], vectors_SD[1 : 1 + kept])
+        hidden = _hidden_of_all_layers if all_layers else _hidden
+        (vectors,) = self._map(lambda batch, _: hidden(self.graphdef, self.params, batch), features)
+        return Tokens(pieces[:kept], offsets[:kept], vectors[..., 1 : 1 + kept, :])
 
     def classify(self, texts: Text | Sequence[Text], *, truncate: bool = False) -> list[Classification]:
         """Returns the label of each text; of a pair of texts, where the model was trained on pairs."""
@@ -261,6 +268,14 @@ def _hidden(graphdef: nnx.GraphDef[Any], params: nnx.State, batch: Batch) -> jax
     encoder = nnx.merge(graphdef, params).encoder
     hidden_BSD: jax.Array = encoder(batch["ids"], batch["segments"], batch["positions"], batch["spans"])
     return hidden_BSD
+
+
+@functools.partial(jax.jit, static_argnames="graphdef")
+def _hidden_of_all_layers(graphdef: nnx.GraphDef[Any], params: nnx.State, batch: Batch) -> jax.Array:
+    """Returns hidden_BLSD, the rows first."""
+    encoder = nnx.merge(graphdef, params).encoder
+    hidden_LBSD = encoder(batch["ids"], batch["segments"], batch["positions"], batch["spans"], all_layers=True)
+    return jnp.swapaxes(hidden_LBSD, 0, 1)
 
 
 @functools.partial(jax.jit, static_argnames=("graphdef", "pooling"))
