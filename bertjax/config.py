@@ -190,7 +190,7 @@ class TrainConfig:
     """Optimizer updates; the learning rate reaches 0 after the last one."""
     batch_size: int = 256
     """Rows of a step, over all devices (B)."""
-    init_from: str = free("")
+    init_from: str = ""
     """A run's folder, or one of Hugging Face's, to go on pretraining from: its model, its weights, a new optimizer."""
     seed: int = 0
     """Everything random folds from it: initial weights, order of the rows, masks, dropout."""
