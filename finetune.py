@@ -21,14 +21,14 @@ import jax
 import numpy as np
 from flax import nnx
 
-from bertjax import backend, command_line, report, runs, sharding
-from bertjax.config import Config, FinetuneConfig, ModelConfig, TaskDataConfig
+from bertjax import backend, command_line, pretrained, report, runs, sharding
+from bertjax.config import FinetuneConfig, ModelConfig, TaskDataConfig
 from bertjax.data import installed_docs
 from bertjax.data.batches import prefetched
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import UserError, reported
+from bertjax.model.assembly import CLASSIFIER_HEADS, Blueprint
 from bertjax.model.encoder import check_mesh
-from bertjax.model.pretraining import BertForPretraining
 from bertjax.tasks import batches, classification
 from bertjax.tasks.bag_of_words import bag_of_words_baseline
 from bertjax.tasks.classification import METRIC
@@ -64,18 +64,19 @@ def run(c: FinetuneConfig, workdir: str | Path) -> dict[str, float]:
     # 1. What there is to compute on, to start from and to learn.
     mesh = sharding.make_mesh(c.mesh)
     sharding.check_batch(c.train.batch_size, mesh)
-    model_config = pretrained_config(c)
+    blueprint = pretrained_blueprint(c)
+    model_config = blueprint.config
     check_mesh(model_config, mesh)
-    tokenizer_directory = Path(c.init_from) / "tokenizer"
-    task = read_task(c, Tokenizer.load(tokenizer_directory))
+    tokenizer = pretrained.read_tokenizer(c.init_from, blueprint)
+    task = read_task(c, tokenizer)
     facts = {
         "task": "classification",
         "labels": list(task.labels),
         "model": dataclasses.asdict(model_config),
-        "pooling": c.train.pooling,
+        "heads": list(CLASSIFIER_HEADS[c.train.pooling]),
         "examples": fingerprint(task),
     }
-    workdir = runs.open_workdir(workdir, c, facts, tokenizer_directory)
+    workdir = runs.open_workdir(workdir, c, facts, tokenizer)
     baselines = baselines_of(task, model_config)
 
     # 2. What a step reads: examples of about one length, a pure function of the step.
@@ -111,7 +112,7 @@ def run(c: FinetuneConfig, workdir: str | Path) -> dict[str, float]:
         # 4. Where it starts: the newest good checkpoint, or the pretrained encoder under a new head.
         abstract = step.abstract_state(make_model, optimizer)
         restored = checkpoints.restore(abstract, mesh)
-        state, counters = restored or (step.first_state(first_params(c, model_config, make_model), optimizer), {})
+        state, counters = restored or (step.first_state(first_params(c, blueprint, make_model), optimizer), {})
         start = int(state.step)
         say_what_runs(task, c, mesh, start, steps)
 
@@ -146,17 +147,22 @@ def run(c: FinetuneConfig, workdir: str | Path) -> dict[str, float]:
     return final
 
 
-def pretrained_config(c: FinetuneConfig) -> ModelConfig:
-    """Returns the model config of the run to start from, with this run's dropout."""
+def pretrained_blueprint(c: FinetuneConfig) -> Blueprint:
+    """Returns what the folder to start from holds, with this run's dropout."""
     if not c.init_from:
-        raise UserError("init_from is not set; use --init_from=WORKDIR of a pretraining run")
-    model = runs.read_config(c.init_from, Config).model
+        raise UserError("init_from is not set; use --init_from=FOLDER of a pretraining run, or of Hugging Face's")
+    blueprint = pretrained.read_blueprint(c.init_from)
+    model = blueprint.config
     if c.data.seq_len > model.max_positions:
         raise UserError(
             f"data.seq_len={c.data.seq_len} is more than the {model.max_positions} positions of {c.init_from};"
             f" use --data.seq_len={model.max_positions}"
         )
-    return model if c.train.dropout is None else dataclasses.replace(model, dropout=c.train.dropout)
+    if c.data.second is not None and model.segments < 2:
+        raise UserError(f"data.second={c.data.second!r}, but {c.init_from} has one segment, as RoBERTa, and no pairs")
+    if c.train.dropout is None:
+        return blueprint
+    return dataclasses.replace(blueprint, config=dataclasses.replace(model, dropout=c.train.dropout))
 
 
 def read_task(c: FinetuneConfig, tokenizer: Tokenizer) -> Task:
@@ -219,15 +225,19 @@ def training_batches(
     return batch
 
 
-def first_params(c: FinetuneConfig, model_config: ModelConfig, make_model: step.MakeModel) -> nnx.State:
-    """Returns a new head's weights, and the pretrained ones under it unless the run starts from scratch."""
+def first_params(c: FinetuneConfig, blueprint: Blueprint, make_model: step.MakeModel) -> nnx.State:
+    """Returns a new head's weights, and the pretrained ones under it unless the run starts from scratch.
+
+    A model without a pooler, such as Hugging Face's BertForMaskedLM, gets a new one, and a line says so.
+    """
     params = step.fresh_params(make_model, c.train.seed)
     if not c.train.from_scratch:
-        pretrained = nnx.eval_shape(lambda: BertForPretraining(model_config, rngs=nnx.Rngs(0)))
-        loaded = load_params(c.init_from, nnx.state(pretrained, nnx.Param))
+        loaded = pretrained.read_params(c.init_from, blueprint)
         params["encoder"] = loaded["encoder"]
-        if c.train.pooling == "cls":
+        if c.train.pooling == "cls" and "pooler" in blueprint.heads:
             params["pooler"] = loaded["pooler"]
+        elif c.train.pooling == "cls":
+            print(f"{c.init_from} has no pooler: it starts from random weights", file=sys.stderr)
     return params
 
 

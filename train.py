@@ -17,12 +17,13 @@ from pathlib import Path
 import jax
 from flax import nnx
 
-from bertjax import backend, command_line, report, runs, sharding
+from bertjax import backend, command_line, pretrained, report, runs, sharding
 from bertjax.config import Config
 from bertjax.data import batches as data
 from bertjax.data import installed_docs
 from bertjax.data.corpus import Corpus, open_corpus
 from bertjax.errors import UserError, reported
+from bertjax.interop.extension import check_extends, extend
 from bertjax.model.encoder import check_mesh
 from bertjax.model.pretraining import BertForPretraining
 from bertjax.training import optimizers, step
@@ -44,9 +45,9 @@ def run(c: Config, workdir: str | Path) -> dict[str, float]:
     sharding.check_batch(c.train.batch_size, mesh)
     corpus = open_corpus(installed_docs.prepared(c.data.seq_len) if c.data.path == installed_docs.NAME else c.data.path)
     data.check_corpus(corpus, c.data)
-    c = with_vocabulary(c, corpus)
+    c = with_vocabulary(with_pretrained_model(c, corpus), corpus)
     check_mesh(c.model, mesh)
-    workdir = runs.open_workdir(workdir, c, {"corpus": corpus.fingerprint}, corpus.tokenizer_directory)
+    workdir = runs.open_workdir(workdir, c, {"corpus": corpus.fingerprint}, corpus.tokenizer)
 
     # 2. What a step reads: this host's rows of the global batch, a pure function of the step.
     rows = host_rows(c.train.batch_size)
@@ -75,7 +76,7 @@ def run(c: Config, workdir: str | Path) -> dict[str, float]:
         # 4. Where it starts: the newest good checkpoint, or weights that are born sharded.
         restored = checkpoints.restore(step.abstract_state(make_model, optimizer), mesh)
         state, counters = restored or (
-            step.first_state(step.fresh_params(make_model, c.train.seed), optimizer),
+            step.first_state(first_params(c, corpus, make_model), optimizer),
             {},
         )
         start = int(state.step)
@@ -104,6 +105,44 @@ def run(c: Config, workdir: str | Path) -> dict[str, float]:
     stop.leave_if_requested()
     print(f"the report is {report.write_report(workdir)}", file=sys.stderr)
     return last_evaluation(workdir)
+
+
+def with_pretrained_model(c: Config, corpus: Corpus) -> Config:
+    """Returns the config with the model of `train.init_from`, if that is set, long enough for the vocabulary.
+
+    Raises: UserError if the config asks for another model, or the corpus has another vocabulary.
+    """
+    if not c.train.init_from:
+        return c
+    b = pretrained.read_blueprint(c.train.init_from)
+    asked, unset, there = (dataclasses.asdict(model) for model in (c.model, type(c.model)(), b.config))
+    other = [f"model.{k}={v!r}" for k, v in asked.items() if v not in (unset[k], there[k]) and k != "unroll_layers"]
+    if other:
+        raise UserError(f"{', '.join(other)} is not what {c.train.init_from} has; leave the group model out")
+    tokenizer = pretrained.read_tokenizer(c.train.init_from, b)
+    check_extends(corpus.tokenizer, tokenizer, c.train.init_from)
+    size = max(b.config.vocab_size or 0, corpus.tokenizer.vocab_size)
+    model = dataclasses.replace(b.config, vocab_size=size, unroll_layers=c.model.unroll_layers)
+    try:
+        return dataclasses.replace(c, model=model)
+    except ValueError as error:
+        raise UserError(f"{c.train.init_from}: {error}") from error
+
+
+def first_params(c: Config, corpus: Corpus, make_model: step.MakeModel) -> nnx.State:
+    """Returns random weights, or those of `train.init_from`; heads that it lacks are random, and a line says so."""
+    params, folder = step.fresh_params(make_model, c.train.seed), c.train.init_from
+    if not folder:
+        return params
+    b = pretrained.read_blueprint(folder)
+    loaded, tokenizer = pretrained.read_params(folder, b), pretrained.read_tokenizer(folder, b)
+    for part, weights in extend(loaded, params, tokenizer, corpus.tokenizer).items():
+        if part in params:
+            params[part] = weights
+    lacking = [part for part in params if part not in loaded]
+    if lacking:
+        print(f"{folder} has no {', '.join(lacking)}: random weights there", file=sys.stderr)
+    return params
 
 
 def with_vocabulary(c: Config, corpus: Corpus) -> Config:

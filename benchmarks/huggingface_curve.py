@@ -29,7 +29,9 @@ from bertjax.config import Config, DataConfig, ModelConfig, OptimizerConfig, Tra
 from bertjax.data.batches import Batch, training_batches
 from bertjax.data.corpus import open_corpus
 from bertjax.errors import UserError, reported
-from bertjax.interop.huggingface import TIED, huggingface_from_config, huggingface_from_params
+from bertjax.interop.bert import TIED, huggingface_from_config, places
+from bertjax.interop.places import tensors_from_params
+from bertjax.model.assembly import Blueprint
 from bertjax.model.pretraining import BertForPretraining
 from bertjax.training import step
 from bertjax.training.metrics import read_metrics
@@ -116,7 +118,7 @@ def first_model(c: Config) -> transformers.BertForPreTraining:
     """Returns Hugging Face's model with the weights that our run starts from."""
     with jax.set_mesh(sharding.make_mesh(c.mesh)):
         params = step.fresh_params(lambda rngs: BertForPretraining(c.model, rngs=rngs), c.train.seed)
-        tensors = huggingface_from_params(params, c.model)
+        tensors = tensors_from_params(params, places(Blueprint(c.model)))
     tensors |= {second: tensors[first] for second, first in TIED.items()}
     model = transformers.BertForPreTraining(transformers.BertConfig(**huggingface_from_config(c.model)))
     model.load_state_dict({name: torch.tensor(tensor) for name, tensor in tensors.items()})

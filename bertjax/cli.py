@@ -1,4 +1,4 @@
-"""The `bertjax` command: prepare, predict, report."""
+"""The `bertjax` command: prepare, predict, import, export, report."""
 
 from __future__ import annotations
 
@@ -100,6 +100,48 @@ class Predict:
 
 
 @dataclasses.dataclass(frozen=True)
+class Import:
+    """Makes a bertjax folder of a Hugging Face one, to fine-tune, to go on pretraining, to ask.
+
+    Prints what it holds. Code in the folder is ignored, pickles are refused.
+    """
+
+    source: Annotated[str, tyro.conf.Positional]
+    """A folder with config.json, model.safetensors (or its shards) and tokenizer.json or vocab.txt."""
+    directory: Annotated[str, tyro.conf.Positional]
+    """The folder to make."""
+
+    def run(self) -> None:
+        """Imports, and says what was there."""
+        from bertjax import backend
+        from bertjax.pretrained import import_folder
+
+        backend.start()
+        print(json.dumps({"output": self.directory} | import_folder(self.source, self.directory)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Export:
+    """Makes a Hugging Face folder of a run: config.json, model.safetensors, the tokenizer, a model card."""
+
+    source: Annotated[str, tyro.conf.Positional]
+    """Workdir of a run; of a fine-tuning its best checkpoint, else the newest."""
+    directory: Annotated[str, tyro.conf.Positional]
+    """The folder to make."""
+    architecture: str | None = None
+    """The class it is for, such as BertForMaskedLM or BertModel; None takes the one with all of the model's heads."""
+
+    def run(self) -> None:
+        """Exports, and says what."""
+        from bertjax import backend
+        from bertjax.pretrained import export_folder
+
+        backend.start()
+        made = export_folder(self.source, self.directory, self.architecture)
+        print(json.dumps({"output": self.directory} | made))
+
+
+@dataclasses.dataclass(frozen=True)
 class Report:
     """Writes a run's report.html: its state, its figures beside their baselines, its curves, its config."""
 
@@ -113,7 +155,13 @@ class Report:
         print(write_report(Path(self.workdir)))
 
 
-COMMANDS: dict[str, Callable[..., Any]] = {"prepare": Prepare, "predict": Predict, "report": Report}
+COMMANDS: dict[str, Callable[..., Any]] = {
+    "prepare": Prepare,
+    "predict": Predict,
+    "import": Import,
+    "export": Export,
+    "report": Report,
+}
 CHUNK = 256  # texts computed before their answers are printed
 
 

@@ -71,6 +71,18 @@ class ModelConfig:
     """Added to the variance in LayerNorm."""
     init_std: float = 0.02
     """Standard deviation of the truncated normal that weights start from."""
+    family: Literal["bert", "modernbert"] = "bert"
+    """Which block: BERT's (and RoBERTa's), or ModernBERT's."""
+    global_every: int = 3
+    """ModernBERT: of so many layers one, the first, has global attention."""
+    local_window: int = 128
+    """ModernBERT: tokens that local attention sees, half of them on each side."""
+    rope_theta: float = 160_000.0
+    """ModernBERT: base of the rotations in layers with global attention."""
+    local_rope_theta: float = 10_000.0
+    """ModernBERT: base of the rotations in layers with local attention."""
+    position_offset: int = 0
+    """Rows of the position table before that of the first token; RoBERTa's has 2 that are never used."""
     unroll_layers: bool = free(False)
     """True compiles every block by itself: slower to compile, often faster to run, same result to rounding."""
 
@@ -85,6 +97,13 @@ class ModelConfig:
             norm_epsilon=self.norm_epsilon,
             init_std=self.init_std,
         )
+        _check_not_negative(position_offset=self.position_offset)
+        _check_positive(
+            global_every=self.global_every,
+            local_window=self.local_window,
+            rope_theta=self.rope_theta,
+            local_rope_theta=self.local_rope_theta,
+        )
         if self.vocab_size is not None:
             _check_positive(vocab_size=self.vocab_size)
         divisors = [h for h in range(1, self.width + 1) if self.width % h == 0]
@@ -94,6 +113,16 @@ class ModelConfig:
         )
         _check_share(dropout=self.dropout, attention_dropout=self.attention_dropout)
         _check(max(self.dropout, self.attention_dropout) < 1, "a dropout of 1 leaves nothing; use less")
+        if self.family == "modernbert":
+            rotatable = self.width // self.heads % 2 == 0
+            _check(
+                rotatable, f"width={self.width} over heads={self.heads} is odd, which cannot be rotated; use even heads"
+            )
+
+    @property
+    def biases(self) -> bool:
+        """Whether dense layers and LayerNorms have biases."""
+        return self.family == "bert"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,6 +193,8 @@ class TrainConfig:
     """Optimizer updates; the learning rate reaches 0 after the last one."""
     batch_size: int = 256
     """Rows of a step, over all devices (B)."""
+    init_from: str = ""
+    """A run's folder, or one of Hugging Face's, to go on pretraining from: its model, its weights, a new optimizer."""
     seed: int = 0
     """Everything random folds from it: initial weights, order of the rows, masks, dropout."""
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -318,7 +349,7 @@ class FinetuneConfig:
     """A fine-tuning run: classification of texts or of pairs of texts."""
 
     init_from: str = free("")
-    """Workdir of the pretraining run to start from: its newest checkpoint, its tokenizer."""
+    """What to start from: a pretraining run's folder (its newest checkpoint), or one of Hugging Face's."""
     data: TaskDataConfig = dataclasses.field(default_factory=TaskDataConfig)
     optimizer: OptimizerConfig = dataclasses.field(
         default_factory=lambda: OptimizerConfig(peak_lr=5e-5, warmup_steps=None)

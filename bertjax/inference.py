@@ -17,17 +17,17 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from bertjax import runs
-from bertjax.config import Config, MeshConfig, ModelConfig
-from bertjax.data.tokenizer import MASK, Tokenizer
+from bertjax import pretrained
+from bertjax.config import MeshConfig, ModelConfig
+from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import UserError
+from bertjax.model.assembly import Assembly, Blueprint, pooling_of
 from bertjax.model.encoder import Encoder
 from bertjax.model.heads import mean_over_span
-from bertjax.model.pretraining import BertForPretraining, gather
+from bertjax.model.pretraining import gather
 from bertjax.sharding import ACT_B, make_mesh
 from bertjax.tasks import classification
 from bertjax.tasks.batches import Features, evaluation_batches, make_batch
-from bertjax.training.checkpoints import best_step, load_params
 from bertjax.training.step import Batch, to_mesh
 
 Pooling = Literal["mean", "cls"]
@@ -55,7 +55,10 @@ class Classification(TypedDict):
 
 
 class Tokens(NamedTuple):
-    """The word pieces of a text, where each begins and ends in it (characters), and their vectors, float32 [n, D]."""
+    """The word pieces of a text, where each begins and ends in it (characters), and their vectors, float32 [n, D].
+
+    Where all layers were asked for, they are [L + 1, n, D], the embeddings first.
+    """
 
     pieces: list[str]
     offsets: list[tuple[int, int]]
@@ -126,13 +129,17 @@ class Model:
         vectors_ND = np.stack(vectors) if vectors else np.zeros((0, self.config.width), np.float32)
         return vectors_ND / np.linalg.norm(vectors_ND, axis=-1, keepdims=True) if normalize else vectors_ND
 
-    def tokens(self, text: str, *, truncate: bool = False) -> Tokens:
-        """Returns the word pieces of a text, without [CLS] and [SEP], with their contextual vectors."""
+    def tokens(self, text: str, *, all_layers: bool = False, truncate: bool = False) -> Tokens:
+        """Returns the word pieces of a text, without [CLS] and [SEP], with their contextual vectors.
+
+        With `all_layers` there are those of the embeddings and of every layer, [L + 1, n, D].
+        """
         features = self._features(_checked([text]), truncate=truncate)
         _, pieces, offsets = self.tokenizer.encode_with_offsets(text)
         kept = len(features.ids[0]) - 2
-        (vectors_SD,) = self._map(lambda batch, _: _hidden(self.graphdef, self.params, batch), features)
-        return Tokens(pieces[:kept], offsets[:kept], vectors_SD[1 : 1 + kept])
+        hidden = _hidden_of_all_layers if all_layers else _hidden
+        (vectors,) = self._map(lambda batch, _: hidden(self.graphdef, self.params, batch), features)
+        return Tokens(pieces[:kept], offsets[:kept], vectors[..., 1 : 1 + kept, :])
 
     def classify(self, texts: Text | Sequence[Text], *, truncate: bool = False) -> list[Classification]:
         """Returns the label of each text; of a pair of texts, where the model was trained on pairs."""
@@ -149,6 +156,8 @@ class Model:
 
     def _features(self, texts: Sequence[Text], *, truncate: bool) -> Features:
         pairs = [(text, None) if isinstance(text, str) else text for text in texts]
+        if self.config.segments < 2 and any(second is not None for _, second in pairs):
+            raise UserError("this model has one segment, as RoBERTa, and no pairs of texts; join them into one")
         examples = [classification.Example(first, second, None, i) for i, (first, second) in enumerate(pairs)]
         limit = self.config.max_positions if truncate else sys.maxsize
         features = classification.features(examples, self.tokenizer, limit, self.labels)
@@ -167,23 +176,24 @@ class Model:
                 )
 
     def _ids_with_masks(self, text: str, index: int) -> np.ndarray:
-        parts = text.split(MASK)
-        if len(parts) == 1:
-            raise UserError(f"texts[{index}] has no {MASK}: {_shown(text)}; write {MASK} where a word is to be found")
-        first, *others = self.tokenizer.encode_batch(parts)
+        mask = self.tokenizer.mask_piece
+        *before, last = text.split(mask)
+        if not before:
+            raise UserError(f"texts[{index}] has no {mask}: {_shown(text)}; write {mask} where a word is to be found")
+        # A space before the mask belongs to the word that it stands for, as BPE has it; WordPiece drops spaces anyway.
+        first, *others = self.tokenizer.encode_batch([*(part.rstrip() for part in before), last])
         tail = [token for part in others for token in (self.tokenizer.mask_id, *part)]
         return np.array([self.tokenizer.cls_id, *first, *tail, self.tokenizer.sep_id], np.int32)
 
     def _candidates(self, text: str, which: int, probabilities_K: np.ndarray, ids_K: np.ndarray) -> list[Candidate]:
-        parts = text.split(MASK)
-        before, after = MASK.join(parts[: which + 1]), MASK.join(parts[which + 1 :])
+        mask = self.tokenizer.mask_piece
+        parts = text.split(mask)
+        before, after = mask.join(parts[: which + 1]), mask.join(parts[which + 1 :])
         candidates = []
         for probability, token_id in zip(probabilities_K, ids_K, strict=True):
             token = self.tokenizer.piece(int(token_id))
-            joined = before.rstrip() + token[2:] if token.startswith("##") else before + token
-            candidates.append(
-                Candidate(token=token, id=int(token_id), probability=float(probability), text=joined + after)
-            )
+            joined = self.tokenizer.appended(before, int(token_id)) + after
+            candidates.append(Candidate(token=token, id=int(token_id), probability=float(probability), text=joined))
         return candidates
 
     def _map(self, function: Callable[[Batch, np.ndarray], Any], features: Features) -> list[Any]:
@@ -202,29 +212,27 @@ class Model:
 
 
 def load(path: str | Path, *, step: int | None = None) -> Model:
-    """Returns the model of a workdir on one device: of a pretraining the newest checkpoint, of a fine-tuning the best.
+    """Returns the model of a run's folder or of one of Hugging Face's, on one device.
 
-    `step` names another. Raises: UserError if it is no workdir, or the checkpoint is damaged or of another model.
+    Of a pretraining it is the newest checkpoint, of a fine-tuning the best, unless `step` names another.
+
+    Raises: UserError if it is neither, or the weights are damaged or of another model.
     """
-    facts = runs.read_facts(path)
-    labels = tuple(facts.get("labels", ()))
-    if labels:
-        c = runs.config_from_dict(ModelConfig, facts["model"], str(Path(path) / "config.json"))
-        step = best_step(path, classification.METRIC) if step is None else step
-    else:
-        c = runs.read_config(path, Config).model
-
-    def make_model() -> BertForPretraining | classification.SequenceClassifier:
-        rngs = nnx.Rngs(0)
-        if labels:
-            return classification.SequenceClassifier(c, len(labels), pooling=facts["pooling"], rngs=rngs)
-        return BertForPretraining(c, rngs=rngs)
-
+    b = pretrained.read_blueprint(path)
+    tokenizer = pretrained.read_tokenizer(path, b)
     mesh = make_mesh(MeshConfig(), jax.local_devices()[:1])
     with jax.set_mesh(mesh):
-        graphdef, abstract = nnx.split(nnx.eval_shape(make_model))
-        params = load_params(path, abstract, step=step)
-    return Model(c, Tokenizer.load(Path(path) / "tokenizer"), graphdef, params, mesh, labels)
+        params = pretrained.read_params(path, b, step=step)
+        graphdef = nnx.graphdef(nnx.eval_shape(lambda: make_model(b)))
+    labels = b.labels if b.task == "classification" else ()
+    return Model(b.config, tokenizer, graphdef, params, mesh, labels)
+
+
+def make_model(b: Blueprint) -> nnx.Module:
+    """Returns the model that the blueprint's weights go into."""
+    if b.task == "classification":
+        return classification.SequenceClassifier(b.config, len(b.labels), pooling=pooling_of(b), rngs=nnx.Rngs(0))
+    return Assembly(b, rngs=nnx.Rngs(0))
 
 
 def _checked(texts: Any, *, pairs: bool = False) -> list[Any]:
@@ -261,6 +269,14 @@ def _hidden(graphdef: nnx.GraphDef[Any], params: nnx.State, batch: Batch) -> jax
     encoder = nnx.merge(graphdef, params).encoder
     hidden_BSD: jax.Array = encoder(batch["ids"], batch["segments"], batch["positions"], batch["spans"])
     return hidden_BSD
+
+
+@functools.partial(jax.jit, static_argnames="graphdef")
+def _hidden_of_all_layers(graphdef: nnx.GraphDef[Any], params: nnx.State, batch: Batch) -> jax.Array:
+    """Returns hidden_BLSD, the rows first."""
+    encoder = nnx.merge(graphdef, params).encoder
+    hidden_LBSD = encoder(batch["ids"], batch["segments"], batch["positions"], batch["spans"], all_layers=True)
+    return jnp.swapaxes(hidden_LBSD, 0, 1)
 
 
 @functools.partial(jax.jit, static_argnames=("graphdef", "pooling"))

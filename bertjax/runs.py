@@ -4,36 +4,43 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 import sys
 import typing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+import jax
+
 from bertjax import __version__
+from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import UserError
 
 C = TypeVar("C")
 
 
-def open_workdir(workdir: str | Path, config: Any, facts: Mapping[str, Any], tokenizer: Path) -> Path:
+def open_workdir(workdir: str | Path, config: Any, facts: Mapping[str, Any], tokenizer: Tokenizer) -> Path:
     """Returns the workdir, made on the first call and compared on later ones.
 
-    `config` is a dataclass of groups, `facts` what else the curve depends on (JSON), `tokenizer` a folder to copy.
+    `config` is a dataclass of groups, `facts` what else the curve depends on (JSON).
 
     Raises: UserError, with the difference, if a field that changes the curve is not what the workdir was made with.
     """
     workdir = Path(workdir)
     path = workdir / "config.json"
-    record: dict[str, Any] = {"bertjax": __version__, "facts": dict(facts), "config": dataclasses.asdict(config)}
+    record: dict[str, Any] = {
+        "bertjax": __version__,
+        "hardware": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "facts": dict(facts),
+        "config": dataclasses.asdict(config),
+    }
     if path.exists():
         before = _read(path)
         _refuse_other_curve(path, before, record, _free_fields(type(config)))
         _say_changes(before["config"], record["config"])
     else:
         workdir.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(tokenizer, workdir / "tokenizer", dirs_exist_ok=True)
+        tokenizer.save(workdir / "tokenizer")
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     temporary.replace(path)  # a kill leaves the whole old file or the whole new one
@@ -50,6 +57,11 @@ def read_facts(workdir: str | Path) -> dict[str, Any]:
     """Returns the facts that a workdir was made with."""
     facts: dict[str, Any] = _read(Path(workdir) / "config.json")["facts"]
     return facts
+
+
+def read_record(workdir: str | Path) -> dict[str, Any]:
+    """Returns all that config.json holds: config and facts, bertjax's version and the hardware of the last start."""
+    return _read(Path(workdir) / "config.json")
 
 
 def config_from_dict(kind: type[C], values: Mapping[str, Any], source: str) -> C:

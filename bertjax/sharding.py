@@ -4,7 +4,8 @@ Axes: `data` cuts the batch; `fsdp` cuts the batch and, with it, the weights; `m
 vocabulary. The axes are explicit: sharding is part of an array's type, so a wrong one is an error while tracing.
 
 The name of a spec is the tensor's role and its dimensions: B batch (rows), S position, D width, H heads, K head width,
-F feed-forward, V vocabulary, M predicted positions, N the three of query, key and value.
+F feed-forward, V vocabulary, M predicted positions, N the three of query, key and value, or the two of
+a gated layer.
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ BATCH = ("data", "fsdp")
 
 # Weights. The embedding is cut over the vocabulary only: cut on the width, XLA replicates its gradient.
 QKV_NDHK, QKV_BIAS_NHK = P(None, "fsdp", "model", None), P(None, "model", None)
+QKV_DNHK = P("fsdp", None, "model", None)
 OUT_HKD = P("model", None, "fsdp")
 UP_DF, UP_BIAS_F = P("fsdp", "model"), P("model")
+UP_DNF = P("fsdp", None, "model")
 DOWN_FD = P("model", "fsdp")
 DENSE_DD = P("fsdp", None)
 EMBED_VD, VOCAB_BIAS_V = P(("model", "fsdp"), None), P(("model", "fsdp"))
@@ -33,6 +36,7 @@ REPLICATED = P()
 # Activations keep the batch on its axes.
 ACT_B = P(BATCH)
 ACT_BSF = P(BATCH, None, "model")
+ACT_NBSF = P(None, BATCH, None, "model")
 ACT_NBSHK = P(None, BATCH, None, "model", None)
 LOGITS_BMV, LOGITS_V = P(BATCH, None, "model"), P("model")
 

@@ -1,4 +1,4 @@
-"""The bertjax command: prepare, predict, report, and their mistakes."""
+"""The bertjax command: prepare, predict, import, report, and their mistakes."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pytest
 import bertjax
 from bertjax import cli
 from bertjax.data.corpus import open_corpus
+from tests.interop import folders
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -60,6 +61,26 @@ def test_a_file_that_is_not_utf8_is_said_with_its_place(
     file = str(tmp_path / "latin.txt")
     assert call(monkeypatch, "predict", "fill-mask", "--model", str(finished), "--file", file) == 1
     assert "latin.txt:1: byte 0xe9 at offset 3 is not UTF-8 text" in capsys.readouterr().err
+
+
+def test_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = folders.write(tmp_path / "hf", folders.golden_tensors("cls.seq", "bert.pooler"), "BertForMaskedLM")
+    assert call(monkeypatch, "import", str(folder), str(tmp_path / "ours")) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (said["heads"], said["vocabulary"]) == (["masked_lm"], folders.TOKENIZER.vocab_size)
+    text = "the [MASK] rises"
+    assert bertjax.load(tmp_path / "ours").fill_mask(text) == bertjax.load(folder).fill_mask(text)
+    assert call(monkeypatch, "import", str(folder), str(tmp_path / "ours")) == 1
+    assert "is there already; name a new folder" in capsys.readouterr().err
+
+
+def test_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = folders.write(tmp_path / "hf", folders.golden_tensors(), "BertForPreTraining")
+    arguments = [str(folder), str(tmp_path / "out"), "--architecture", "BertForMaskedLM"]
+    assert call(monkeypatch, "export", *arguments) == 0
+    assert json.loads(capsys.readouterr().out)["architecture"] == "BertForMaskedLM"
+    assert call(monkeypatch, "export", *arguments) == 1
+    assert "is there already" in capsys.readouterr().err
 
 
 def test_report(finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

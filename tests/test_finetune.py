@@ -7,6 +7,7 @@ import dataclasses
 import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import bertjax
@@ -16,6 +17,7 @@ from bertjax.errors import UserError
 from bertjax.training.checkpoints import best_step
 from bertjax.training.metrics import TIMING, read_metrics
 from tests.conftest import OBJECTS, SUBJECTS, VERBS
+from tests.interop import folders
 
 
 def write(path: Path, rows: int, seed: int, *, labelled: bool = True) -> Path:
@@ -59,6 +61,24 @@ def task_config(finished: Path, files: Path) -> FinetuneConfig:
 def tuned(task_config: FinetuneConfig, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, float]]:
     workdir = tmp_path_factory.mktemp("tuned") / "run"
     return workdir, finetune.run(task_config, workdir)
+
+
+def test_it_starts_from_a_folder_of_hugging_faces(
+    task_config: FinetuneConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = folders.write(tmp_path / "hf", folders.golden_tensors("cls.seq", "bert.pooler"), "BertForMaskedLM")
+    c = dataclasses.replace(
+        task_config,
+        init_from=str(folder),
+        data=dataclasses.replace(task_config.data, seq_len=14, test=None),
+        optimizer=OptimizerConfig(peak_lr=1e-9, warmup_steps=None),
+        train=TaskTrainConfig(epochs=1, batch_size=64),
+    )
+    finetune.run(c, tmp_path / "run")
+    assert "has no pooler: it starts from random weights" in capsys.readouterr().err
+    np.testing.assert_allclose(
+        bertjax.load(tmp_path / "run").embed("rain"), bertjax.load(folder).embed("rain"), atol=1e-5
+    )
 
 
 def predictions(path: Path) -> list[dict[str, str]]:

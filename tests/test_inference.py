@@ -29,7 +29,7 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("run")
     Tokenizer.train(TEXTS * 2, vocab_size=120).save(directory / "made")
     c = Config(model=tiny.CONFIG, data=DataConfig(seq_len=16))
-    workdir = runs.open_workdir(directory / "workdir", c, {}, directory / "made")
+    workdir = runs.open_workdir(directory / "workdir", c, {}, Tokenizer.load(directory / "made"))
     with jax.set_mesh(tiny.one_device()), Checkpoints(workdir, CheckpointConfig()) as checkpoints:
         checkpoints.save(TrainState(jnp.int32(1), nnx.state(tiny.bert()), {}), 1, {})
     return workdir
@@ -58,9 +58,14 @@ def biased(model: Model, piece: str) -> Model:
 @pytest.fixture(scope="module")
 def classifier(workdir: Path, tmp_path_factory: pytest.TempPathFactory) -> Model:
     """A fine-tuned model of three checkpoints, the second of which is the best: it says "yes"."""
-    facts = {"labels": ["no", "yes", "maybe"], "model": dataclasses.asdict(tiny.CONFIG), "pooling": "cls"}
+    facts = {
+        "task": "classification",
+        "labels": ["no", "yes", "maybe"],
+        "heads": ["pooler", "classifier"],
+        "model": dataclasses.asdict(tiny.CONFIG),
+    }
     tuned = tmp_path_factory.mktemp("tuned") / "workdir"
-    runs.open_workdir(tuned, FinetuneConfig(), facts, workdir / "tokenizer")
+    runs.open_workdir(tuned, FinetuneConfig(), facts, Tokenizer.load(workdir / "tokenizer"))
 
     def make() -> SequenceClassifier:
         return SequenceClassifier(tiny.CONFIG, 3, rngs=nnx.Rngs(0))
@@ -98,6 +103,39 @@ def test_tokens_point_into_the_text(model: Model) -> None:
     pieces, offsets, vectors_SD = model.tokens(TEXTS[0])
     assert [TEXTS[0][start:end].lower() for start, end in offsets] == [piece.removeprefix("##") for piece in pieces]
     np.testing.assert_allclose(vectors_SD, vectors_with_specials(model, TEXTS[0])[1:-1], atol=1e-5)
+
+
+def test_tokens_of_all_layers_begin_with_the_embeddings_and_end_with_the_last(model: Model) -> None:
+    vectors_LSD = model.tokens(TEXTS[0], all_layers=True).vectors
+    last_SD = model.tokens(TEXTS[0]).vectors
+    assert vectors_LSD.shape == (3, *last_SD.shape)
+    np.testing.assert_allclose(vectors_LSD[-1], last_SD, atol=1e-5)
+    repeated = model.tokens("rain rain", all_layers=True)
+    assert repeated.pieces[0] == "rain"
+    assert np.abs(vectors_LSD[0] - last_SD).max() > 0.1
+
+
+def test_two_banks_have_two_vectors_and_both_sides_reach_them(model: Model) -> None:
+    texts = ["i went to the bank to deposit cash", "i went to the bank to sit down"]
+    reader = dataclasses.replace(model, tokenizer=Tokenizer.train(texts * 2, vocab_size=140))
+    found = [reader.tokens(text) for text in texts]
+    place = found[0].pieces.index("bank")
+    assert found[1].pieces.index("bank") == place
+    assert np.abs(found[0].vectors[place] - found[1].vectors[place]).max() > 1e-3
+
+    ids_BS = jnp.array([reader.tokenizer.encode_batch(texts[:1])[0]], jnp.int32)
+    positions_BS = jnp.arange(ids_BS.shape[1])[None]
+    with jax.set_mesh(model.mesh):
+
+        def bank(encoder: Any) -> jax.Array:
+            x_BSD = encoder(ids_BS, jnp.zeros_like(ids_BS), positions_BS, jnp.ones_like(ids_BS))
+            return jnp.sum(x_BSD[:, place, 0])
+
+        slopes = jax.jit(nnx.grad(bank), compiler_options=tiny.QUICK)(model.encoder)
+    reached_VD = np.abs(slopes["embeddings"]["token"]["embedding"][...])
+    left, right = (reader.tokenizer.id_of(piece) for piece in ("went", "deposit"))
+    assert reached_VD[left].max() > 0
+    assert reached_VD[right].max() > 0
 
 
 def test_special_pieces_in_a_text_are_text(model: Model) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from bertjax import runs
 from bertjax.config import CheckpointConfig, Config, MeshConfig, ModelConfig, OptimizerConfig
+from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import UserError
 
 CONFIG = Config(model=ModelConfig(vocab_size=100))
@@ -17,21 +18,19 @@ FACTS = {"corpus": "abc"}
 
 
 @pytest.fixture
-def tokenizer(tmp_path: Path) -> Path:
-    (tmp_path / "tok").mkdir()
-    (tmp_path / "tok" / "vocab.txt").write_text("[PAD]\n")
-    return tmp_path / "tok"
+def tokenizer() -> Tokenizer:
+    return Tokenizer.train(["rain and sun"], vocab_size=64)
 
 
-def test_config_comes_back_and_the_tokenizer_is_copied(tmp_path: Path, tokenizer: Path) -> None:
+def test_config_comes_back_and_so_does_the_tokenizer(tmp_path: Path, tokenizer: Tokenizer) -> None:
     workdir = runs.open_workdir(tmp_path / "run", CONFIG, FACTS, tokenizer)
     assert runs.read_config(workdir, Config) == CONFIG
     assert runs.read_facts(workdir) == FACTS
-    assert (workdir / "tokenizer" / "vocab.txt").read_text() == "[PAD]\n"
+    assert Tokenizer.load(workdir / "tokenizer").fingerprint == tokenizer.fingerprint
 
 
 def test_what_does_not_bend_the_curve_may_change(
-    tmp_path: Path, tokenizer: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, tokenizer: Tokenizer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     runs.open_workdir(tmp_path / "run", CONFIG, FACTS, tokenizer)
     other = dataclasses.replace(CONFIG, mesh=MeshConfig(fsdp=2), checkpoint=CheckpointConfig(save_every=7))
@@ -48,7 +47,7 @@ def test_what_does_not_bend_the_curve_may_change(
     ],
 )
 def test_what_bends_the_curve_is_refused(
-    tmp_path: Path, tokenizer: Path, config: Config, facts: dict[str, str], message: str
+    tmp_path: Path, tokenizer: Tokenizer, config: Config, facts: dict[str, str], message: str
 ) -> None:
     runs.open_workdir(tmp_path / "run", CONFIG, FACTS, tokenizer)
     with pytest.raises(UserError, match=message):
@@ -56,7 +55,9 @@ def test_what_bends_the_curve_is_refused(
     assert runs.read_config(tmp_path / "run", Config) == CONFIG
 
 
-def test_a_config_with_an_unknown_key_a_refused_value_or_no_json_is_an_error(tmp_path: Path, tokenizer: Path) -> None:
+def test_a_config_with_an_unknown_key_a_refused_value_or_no_json_is_an_error(
+    tmp_path: Path, tokenizer: Tokenizer
+) -> None:
     path = runs.open_workdir(tmp_path / "run", CONFIG, FACTS, tokenizer) / "config.json"
     record = json.loads(path.read_text())
     for key, value, message in [("widht", 1, "unknown keys"), ("width", 7, "heads=12 do not divide width=7")]:

@@ -75,11 +75,6 @@ class Corpus:
     """int64 [V], how often each id occurs in the training rows; 0 for special tokens."""
 
     @property
-    def tokenizer_directory(self) -> Path:
-        """Where the tokenizer's files are."""
-        return self.directory / "tokenizer"
-
-    @property
     def next_sentence(self) -> bool:
         """Whether the rows are pairs with a next-sentence label."""
         return bool(self.manifest["settings"]["next_sentence"])

@@ -1,4 +1,7 @@
-"""WordPiece exactly as in BERT: trained here or taken from a vocabulary file, run by Hugging Face's `tokenizers`."""
+"""WordPiece exactly as in BERT: trained here or taken from a vocabulary file, run by Hugging Face's `tokenizers`.
+
+The byte-level BPE of imported models (RoBERTa, ModernBERT) is read from their files and behaves the same otherwise.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 from bertjax.errors import UserError
 
 PAD, UNK, CLS, SEP, MASK = SPECIAL_PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+SPECIALS = (SPECIAL_PIECES, ("<pad>", "<unk>", "<s>", "</s>", "<mask>"))  # RoBERTa's names of the same
 MAX_WORD_LENGTH = 200  # characters; a longer word is [UNK]. Google's limit, where `tokenizers` has 100
 RARE_SHARE = 1e-5  # of the characters in the training text, the rarest that get no entry
 ALPHABET_SHARE = 1 / 3  # of the vocabulary, at most, for single characters
@@ -29,7 +33,10 @@ class Tokenizer:
         self._backend = backend
         self.cased = cased
         self.vocab_size = backend.get_vocab_size()
-        self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = map(self.id_of, SPECIAL_PIECES)
+        known = backend.get_vocab()
+        self.special_pieces = next((s for s in SPECIALS if known.keys() >= set(s)), SPECIAL_PIECES)
+        self.mask_piece = self.special_pieces[-1]
+        self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = map(self.id_of, self.special_pieces)
         # [UNK] is not among them: it stands for text.
         self.special_ids = (self.pad_id, self.cls_id, self.sep_id, self.mask_id)
 
@@ -75,39 +82,48 @@ class Tokenizer:
 
     @classmethod
     def load(cls, directory: str | Path) -> Tokenizer:
-        """Returns the tokenizer that `save` wrote.
+        """Returns the tokenizer that `save` or Hugging Face wrote; what it says of truncation and padding is ignored.
 
-        Raises: UserError if the files are missing or hold no WordPiece tokenizer.
+        Raises: UserError if the file is missing or holds neither WordPiece nor BPE.
         """
         path = Path(directory) / "tokenizer.json"
         try:
             settings = json.loads(path.read_text(encoding="utf-8"))
-            config = json.loads((Path(directory) / "tokenizer_config.json").read_text(encoding="utf-8"))
             kind = settings["model"]["type"]
+            lowercase = (settings.get("normalizer") or {}).get("lowercase", False)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{directory} holds no readable tokenizer ({error}); prepare the corpus again") from error
-        if kind != "WordPiece":
-            raise UserError(f"{path} holds a {kind} tokenizer; BERT needs WordPiece")
-        return cls(tokenizers.Tokenizer.from_file(str(path)), cased=not config.get("do_lower_case", True))
+        if kind not in ("WordPiece", "BPE"):
+            raise UserError(f"{path} holds a {kind} tokenizer; only WordPiece and BPE can be read")
+        backend = tokenizers.Tokenizer.from_file(str(path))
+        backend.no_truncation()
+        backend.no_padding()
+        return cls(backend, cased=not lowercase)
 
     def save(self, directory: str | Path) -> None:
-        """Writes tokenizer.json, vocab.txt and tokenizer_config.json, as Hugging Face's AutoTokenizer reads them."""
+        """Writes tokenizer.json, tokenizer_config.json and WordPiece's vocab.txt, for Hugging Face's AutoTokenizer."""
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         self._backend.save(str(directory / "tokenizer.json"))
-        (directory / "vocab.txt").write_text("".join(f"{piece}\n" for piece in self.pieces), encoding="utf-8")
+        if self.is_wordpiece:
+            (directory / "vocab.txt").write_text("".join(f"{piece}\n" for piece in self.pieces), encoding="utf-8")
+        names = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
+        inputs = ["input_ids", *(["token_type_ids"] if self.is_wordpiece else []), "attention_mask"]
         config = {
             # Not BertTokenizer: that class puts the longest word back to 100 characters.
             "tokenizer_class": "PreTrainedTokenizerFast",
             "do_lower_case": not self.cased,
-            "pad_token": PAD,
-            "unk_token": UNK,
-            "cls_token": CLS,
-            "sep_token": SEP,
-            "mask_token": MASK,
+            **dict(zip(names, self.special_pieces, strict=True)),
+            # Left out by that class unless they are named; without them a pair has one segment.
+            "model_input_names": inputs,
         }
         text = json.dumps(config, indent=2) + "\n"
         (directory / "tokenizer_config.json").write_text(text, encoding="utf-8")
+
+    @property
+    def is_wordpiece(self) -> bool:
+        """Whether pieces are WordPiece's, not BPE's."""
+        return isinstance(self._backend.model, models.WordPiece)
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Returns the ids of each text, without special tokens."""
@@ -121,6 +137,13 @@ class Tokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         """Returns readable text for the ids, the special ones included."""
         return self._backend.decode(list(ids), skip_special_tokens=False)
+
+    def appended(self, text: str, token_id: int) -> str:
+        """Returns the text, which may end in spaces, with the piece behind it: glued to it if it continues a word."""
+        if not self.is_wordpiece:
+            return (text.rstrip() + self.decode([token_id])).lstrip(" " if not text.strip() else "")
+        piece = self.piece(token_id)
+        return text.rstrip() + piece[2:] if piece.startswith("##") else text + piece
 
     def piece(self, token_id: int) -> str:
         """Returns the piece of an id. Raises: UserError if the vocabulary does not go that far."""

@@ -1,191 +1,251 @@
-"""Hugging Face's BertForPreTraining: its tensors and its config, to ours and back, bit for bit.
+"""Hugging Face's folders: config.json, model.safetensors, tokenizer; read strictly, written for their classes.
 
-The mapping is strict: every tensor has one place, every place one tensor, and what is left over on either side is an
-error. Letters: L layers, D width, F feed-forward, V vocabulary, N the three of query, key and value.
+Code that a folder brings (`auto_map`) is never run, and pickles are never opened.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-import jax
 import numpy as np
 from flax import nnx
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
-from bertjax.config import ModelConfig
+from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import UserError
-from bertjax.model.pretraining import BertForPretraining
+from bertjax.interop import bert, modernbert, roberta
+from bertjax.interop.places import params_from_tensors, tensors_from_params
+from bertjax.model.assembly import Blueprint, Task, abstract_params
 
-TIED = {
-    "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
-    "cls.predictions.decoder.bias": "cls.predictions.bias",
-}
-"""Second names of tensors, there in state dicts and in some files."""
+FAMILIES: dict[str, ModuleType] = {"bert": bert, "modernbert": modernbert, "roberta": roberta}
+"""By `model_type`. Each module has CLASSES, HEADS, TIED, `config_from_huggingface`, `places` and their way back."""
 
-ACTIVATIONS = {"gelu": "exact", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh"}
-
-FIELDS = {
-    "vocab_size": "vocab_size",
-    "hidden_size": "width",
-    "num_hidden_layers": "layers",
-    "num_attention_heads": "heads",
-    "intermediate_size": "mlp_width",
-    "max_position_embeddings": "max_positions",
-    "type_vocab_size": "segments",
-    "hidden_dropout_prob": "dropout",
-    "attention_probs_dropout_prob": "attention_dropout",
-    "layer_norm_eps": "norm_epsilon",
-    "initializer_range": "init_std",
-}
-"""Hugging Face's name of each field. Those missing from a file have the same defaults on both sides."""
-
-REQUIRED = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
-
-FIXED = {"model_type": "bert", "position_embedding_type": "absolute", "is_decoder": False, "tie_word_embeddings": True}
-"""What other fields must be, where they are there: our model has no other."""
+WEIGHTS, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
 
 
-@dataclasses.dataclass(frozen=True)
-class Place:
-    """Where a tensor of Hugging Face's goes: all of one of our parameters, or the part of it at `index`."""
-
-    name: str
-    shape: tuple[int, ...]  # of the tensor
-    index: tuple[int, ...] = ()
-
-    def put(self, tensor: np.ndarray, param: np.ndarray) -> None:
-        """Writes the tensor into our parameter. Kernels are transposed; the vocabulary's padding is left as it is."""
-        part = param[self.index]
-        if self.name.endswith("kernel"):
-            part[...] = tensor.T.reshape(part.shape)
-        else:
-            part.reshape(-1, *self.shape[1:])[: self.shape[0]] = tensor
-
-    def take(self, param: np.ndarray) -> np.ndarray:
-        """Returns the tensor that `put` would write."""
-        part = param[self.index]
-        if self.name.endswith("kernel"):
-            return np.ascontiguousarray(part.reshape(self.shape[::-1]).T)
-        return np.ascontiguousarray(part.reshape(-1, *self.shape[1:])[: self.shape[0]])
+def is_folder(path: str | Path) -> bool:
+    """Returns whether this is a folder of Hugging Face's: one whose config.json names a model_type."""
+    return (Path(path) / CONFIG).is_file() and "model_type" in _read_json(Path(path) / CONFIG)
 
 
-def params_from_huggingface(tensors: Mapping[str, np.ndarray], c: ModelConfig) -> nnx.State:
-    """Returns the parameters of BertForPretraining(c), float32, on the mesh that is set.
+def read_blueprint(path: str | Path) -> Blueprint:
+    """Returns what the folder holds, from its config and the names of its tensors.
 
-    Raises: UserError if a tensor is missing, left over, of another shape, not floating, or untied from its second name.
+    Raises: UserError if there are no weights, or if it is of a model that ours is not.
     """
-    places = _places(c)
-    _check_tensors(tensors, places)
-    abstract = nnx.state(nnx.eval_shape(lambda: BertForPretraining(c, rngs=nnx.Rngs(0))), nnx.Param)
-    params = {_name(path): np.zeros(x.shape, np.float32) for path, x in jax.tree.leaves_with_path(abstract)}
-    for name, place in places.items():
-        place.put(np.asarray(tensors[name], np.float32), params[place.name])
-    mesh = jax.sharding.get_mesh()
-    return jax.tree.map_with_path(
-        lambda path, x: jax.device_put(params[_name(path)], jax.NamedSharding(mesh, x.sharding.spec)), abstract
-    )
+    values = _read_json(Path(path) / CONFIG)
+    family = _family(values)
+    heads = _heads(family, {family.renamed(name) for file in _files(path) for name in _names(file)})
+    task = _task(family, values, heads)
+    config = family.config_from_huggingface(values)
+    return Blueprint(config, heads, task, _labels(values, task) if "classifier" in heads else ())
 
 
-def huggingface_from_params(params: nnx.State, c: ModelConfig) -> dict[str, np.ndarray]:
-    """Returns the tensors that Hugging Face saves of a BertForPreTraining with these parameters, or their gradients."""
-    arrays = {_name(path): np.asarray(x) for path, x in jax.tree.leaves_with_path(params)}
-    return {name: place.take(arrays[place.name]) for name, place in _places(c).items()}
+def read_params(path: str | Path, b: Blueprint) -> nnx.State:
+    """Returns the weights, float32, on the mesh that is set.
 
-
-def config_from_huggingface(values: Mapping[str, Any]) -> ModelConfig:
-    """Returns the model config that a config.json of Hugging Face's describes.
-
-    Raises: UserError if it describes a model that ours is not.
+    Raises: UserError unless every tensor of the folder has one place in the model and every place one tensor.
     """
-    missing = [name for name in REQUIRED if name not in values]
-    if missing:
-        raise UserError(f"the Hugging Face config lacks {', '.join(missing)}; is it a BERT's config.json?")
-    for name, ours in FIXED.items():
-        if values.get(name, ours) != ours:
-            raise UserError(f"the Hugging Face config says {name}={values[name]!r}; only {ours!r} can be imported")
-    activation = values.get("hidden_act", "gelu")
-    if activation not in ACTIVATIONS:
-        raise UserError(f"the Hugging Face config says hidden_act={activation!r}; use one of {sorted(ACTIVATIONS)}")
-    fields = {ours: values[theirs] for theirs, ours in FIELDS.items() if theirs in values}
-    fields["gelu"] = ACTIVATIONS[activation]
+    family = _family(_read_json(Path(path) / CONFIG))
+    tensors: dict[str, np.ndarray] = {}
+    for file in _files(path):
+        for name, tensor in _tensors(file):
+            new = family.renamed(name)
+            if new in tensors:
+                raise UserError(f"{file} holds {name}, which is there already; a tensor can be in one place only")
+            if not _is_position_numbers(new, tensor):
+                tensors[new] = tensor
     try:
-        return ModelConfig(**fields)
-    except (ValueError, TypeError) as error:
-        raise UserError(f"the Hugging Face config is not a model's: {error}") from error
+        return params_from_tensors(tensors, family.places(b), abstract_params(b), family.TIED)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
 
 
-def huggingface_from_config(c: ModelConfig) -> dict[str, Any]:
-    """Returns Hugging Face's config of a BertForPreTraining of this shape."""
-    fields = {theirs: getattr(c, ours) for theirs, ours in FIELDS.items()}
-    activation = {"exact": "gelu", "tanh": "gelu_pytorch_tanh"}[c.gelu]
-    return {"architectures": ["BertForPreTraining"], **FIXED, **fields, "hidden_act": activation}
+def read_tokenizer(path: str | Path, c_vocab_size: int) -> Tokenizer:
+    """Returns the tokenizer of the folder. Raises: UserError if there is none, or it does not fit the embedding."""
+    path = Path(path)
+    tokenizer = Tokenizer.load(path) if (path / "tokenizer.json").is_file() else _from_vocab(path)
+    if tokenizer.vocab_size > c_vocab_size:
+        raise UserError(
+            f"the tokenizer of {path} has {tokenizer.vocab_size} entries, the embedding {c_vocab_size} rows: they are"
+            " not of the same model; put the model's own tokenizer files there"
+        )
+    return tokenizer
 
 
-def _check_tensors(tensors: Mapping[str, np.ndarray], places: Mapping[str, Place]) -> None:
-    problems = [f"{name} is missing" for name in places if name not in tensors]
-    problems += [f"{name} has no place in the model" for name in tensors if name not in places and name not in TIED]
-    for name in places.keys() & tensors.keys():
-        tensor, wanted = tensors[name], places[name].shape
-        if tensor.shape != wanted:
-            problems.append(f"{name} is {list(tensor.shape)}, expected {list(wanted)}")
-        if not np.can_cast(tensor.dtype, np.float32):
-            problems.append(f"{name} is {tensor.dtype}, which float32 cannot hold")
-    for second, first in TIED.items():
-        if {second, first} <= tensors.keys() and not np.array_equal(tensors[second], tensors[first]):
-            problems.append(f"{second} is not {first}, to which it must be tied")
-    if problems:
-        shown = "; ".join(sorted(problems)[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
-        raise UserError(f"these are not the tensors of a BertForPreTraining with this config: {shown}")
+def write_folder(
+    path: str | Path, b: Blueprint, params: nnx.State, tokenizer: Tokenizer, *, architecture: str | None, card: str
+) -> str:
+    """Writes config.json, model.safetensors, the tokenizer's files and README.md; returns the class they are for.
+
+    `architecture` names another class than the one that has all the heads, and leaves those it lacks out.
+
+    Raises: UserError if the folder is not empty, or the model lacks a head that the class has.
+    """
+    path = Path(path)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UserError(f"{path} is there already; name a new folder, or empty it")
+    family = _family_of(b)
+    name = architecture or _largest_class(family, b)
+    b = _only(family, b, name)
+    tensors = tensors_from_params(params, family.places(b))
+    config = {"architectures": [name], "pad_token_id": tokenizer.pad_id, **family.huggingface_from_config(b.config)}
+    if b.task in ("classification", "tagging"):
+        config["id2label"] = {str(i): label for i, label in enumerate(b.labels)}
+        config["label2id"] = {label: i for i, label in enumerate(b.labels)}
+    tokenizer.save(path)
+    _add(path / "tokenizer_config.json", {"model_max_length": b.config.max_positions})
+    prefix = family.BODY if name == family.BARE else ""
+    save_file({key.removeprefix(prefix): x for key, x in tensors.items()}, path / WEIGHTS, {"format": "pt"})
+    (path / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    (path / "README.md").write_text(card, encoding="utf-8")
+    return name
 
 
-def _places(c: ModelConfig) -> dict[str, Place]:
-    """Returns where each tensor goes, in the order in which Hugging Face has them."""
-    assert c.vocab_size is not None
-    D = c.width
-    embeddings, ours = "bert.embeddings.", "encoder.embeddings."
-    places = {
-        embeddings + "word_embeddings.weight": Place(ours + "token.embedding", (c.vocab_size, D)),
-        embeddings + "position_embeddings.weight": Place(ours + "position.embedding", (c.max_positions, D)),
-        embeddings + "token_type_embeddings.weight": Place(ours + "segment.embedding", (c.segments, D)),
-        **dict(_norm(embeddings + "LayerNorm", ours + "norm", D)),
-    }
-    for layer in range(c.layers):
-        places |= _layer_places(c, layer)
-    return places | {
-        **dict(_dense("bert.pooler.dense", "pooler.dense", D, D)),
-        "cls.predictions.bias": Place("masked_lm.bias", (c.vocab_size,)),
-        **dict(_dense("cls.predictions.transform.dense", "masked_lm.dense", D, D)),
-        **dict(_norm("cls.predictions.transform.LayerNorm", "masked_lm.norm", D)),
-        **dict(_dense("cls.seq_relationship", "next_sentence.dense", 2, D)),
-    }
+def _add(path: Path, values: dict[str, Any]) -> None:
+    path.write_text(json.dumps(_read_json(path) | values, indent=2) + "\n", encoding="utf-8")
 
 
-def _layer_places(c: ModelConfig, layer: int) -> dict[str, Place]:
-    theirs, ours, D, F = f"bert.encoder.layer.{layer}.", "encoder.blocks.", c.width, c.mlp_width
-    places: dict[str, Place] = {}
-    for n, name in enumerate(("query", "key", "value")):
-        places |= _dense(f"{theirs}attention.self.{name}", ours + "qkv", D, D, (layer, n))
-    places |= _dense(theirs + "attention.output.dense", ours + "out", D, D, (layer,))
-    places |= _norm(theirs + "attention.output.LayerNorm", ours + "attention_norm", D, (layer,))
-    places |= _dense(theirs + "intermediate.dense", ours + "up", F, D, (layer,))
-    places |= _dense(theirs + "output.dense", ours + "down", D, F, (layer,))
-    places |= _norm(theirs + "output.LayerNorm", ours + "mlp_norm", D, (layer,))
-    return places
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{path} does not exist; name a folder with {CONFIG} and {WEIGHTS}") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}); get the folder again") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path} holds no JSON object; get the folder again")
+    return values
 
 
-def _dense(
-    theirs: str, ours: str, outputs: int, inputs: int, index: tuple[int, ...] = ()
-) -> Iterator[tuple[str, Place]]:
-    yield theirs + ".weight", Place(ours + ".kernel", (outputs, inputs), index)
-    yield theirs + ".bias", Place(ours + ".bias", (outputs,), index)
+def _family(values: Mapping[str, Any]) -> ModuleType:
+    kind = values.get("model_type")
+    if kind not in FAMILIES:
+        raise UserError(f"the Hugging Face config says model_type={kind!r}; only {sorted(FAMILIES)} can be imported")
+    return FAMILIES[kind]
 
 
-def _norm(theirs: str, ours: str, width: int, index: tuple[int, ...] = ()) -> Iterator[tuple[str, Place]]:
-    yield theirs + ".weight", Place(ours + ".scale", (width,), index)
-    yield theirs + ".bias", Place(ours + ".bias", (width,), index)
+def _family_of(b: Blueprint) -> ModuleType:
+    return next(family for family in FAMILIES.values() if family.describes(b.config))
 
 
-def _name(path: jax.tree_util.KeyPath) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value")
+def _files(path: str | Path) -> list[Path]:
+    """Returns the files of the weights. Raises: UserError, with the remedy, if there are none or one is missing."""
+    path = Path(path)
+    if (path / INDEX).is_file():
+        shards = _read_json(path / INDEX).get("weight_map", {})
+        files = [path / name for name in sorted(set(shards.values())) if Path(name).name == name]
+        missing = [file.name for file in files if not file.is_file()]
+        if missing or not files:
+            raise UserError(f"{path / INDEX} names {missing or 'no files'}, which are not there; get the folder again")
+        return files
+    if (path / WEIGHTS).is_file():
+        return [path / WEIGHTS]
+    pickles = sorted(file.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for file in path.glob(pattern))
+    if pickles:
+        raise UserError(
+            f"{path} holds its weights as pickles only ({', '.join(pickles)}), which can run code; convert them where"
+            f" you trust them: AutoModelForPreTraining.from_pretrained({str(path)!r}).save_pretrained(NEW_FOLDER)"
+        )
+    raise UserError(f"{path} has no weights: neither {WEIGHTS} nor {INDEX}; get the folder again")
+
+
+def _names(file: Path) -> list[str]:
+    with _opened(file) as tensors:
+        return list(tensors.keys())
+
+
+def _tensors(file: Path) -> Iterator[tuple[str, np.ndarray]]:
+    with _opened(file) as tensors:
+        for name in tensors.keys():  # noqa: SIM118 - it is no mapping
+            yield name, tensors.get_tensor(name)
+
+
+def _opened(file: Path) -> Any:
+    try:
+        return safe_open(file, framework="numpy")
+    except SafetensorError as error:
+        raise UserError(f"{file} is damaged or cut off ({error}); get it again") from error
+
+
+def _is_position_numbers(name: str, tensor: np.ndarray) -> bool:
+    """Returns whether it is 0, 1, 2 ..., which old files hold beside the weights."""
+    return name.endswith("embeddings.position_ids") and np.array_equal(tensor.ravel(), np.arange(tensor.size))
+
+
+def _heads(family: ModuleType, names: set[str]) -> tuple[str, ...]:
+    return tuple(head for head, starts in family.HEADS.items() if any(name.startswith(starts) for name in names))
+
+
+def _task(family: ModuleType, values: Mapping[str, Any], heads: Sequence[str]) -> Task:
+    """Returns what the model is for: what its class says, or without one whatever its heads can only be for."""
+    named = values.get("architectures") or []
+    unknown = [name for name in named if name not in family.CLASSES]
+    if unknown:
+        raise UserError(
+            f"the Hugging Face config says architectures={named!r}; only {', '.join(family.CLASSES)} can be imported"
+        )
+    problem = values.get("problem_type")
+    if problem not in (None, "single_label_classification"):
+        raise UserError(f"the Hugging Face config says problem_type={problem!r}; only classification can be imported")
+    task: Task
+    if named:
+        task = family.CLASSES[named[0]][0]
+    elif "classifier" in heads:
+        raise UserError(
+            "the Hugging Face config lacks architectures, and the tensors are a classifier's: of which class?"
+        )
+    else:
+        task = "pretraining"
+    return task
+
+
+def _labels(values: Mapping[str, Any], task: Task) -> tuple[str, ...]:
+    if task == "answers":
+        return ("start", "end")
+    named = values.get("id2label") or {str(i): f"LABEL_{i}" for i in range(values.get("num_labels", 2))}
+    labels = tuple(str(named.get(str(i))) for i in range(len(named)))
+    if set(named) != {str(i) for i in range(len(named))} or len(set(labels)) != len(labels):
+        raise UserError(
+            f"the Hugging Face config says id2label={named!r}; use a different name for each of 0, 1, 2 ..."
+        )
+    return labels
+
+
+def _from_vocab(path: Path) -> Tokenizer:
+    if not (path / "vocab.txt").is_file():
+        raise UserError(f"{path} has neither tokenizer.json nor vocab.txt; put the model's tokenizer files there")
+    config = _read_json(path / "tokenizer_config.json") if (path / "tokenizer_config.json").is_file() else {}
+    cased = not config.get("do_lower_case", True)
+    try:
+        return Tokenizer.from_vocab(path / "vocab.txt", cased=cased)
+    except UserError as error:
+        if cased:
+            raise
+        raise UserError(
+            f'{error}. For a cased model write {{"do_lower_case": false}} into {path / "tokenizer_config.json"}'
+        ) from error
+
+
+def _largest_class(family: ModuleType, b: Blueprint) -> str:
+    """Returns the class that has most of the model's heads and none that it lacks."""
+    fitting = [name for name, (task, heads) in family.CLASSES.items() if task == b.task and set(heads) <= set(b.heads)]
+    return max(fitting, key=lambda name: len(family.CLASSES[name][1]), default=family.BARE)
+
+
+def _only(family: ModuleType, b: Blueprint, name: str) -> Blueprint:
+    if name not in family.CLASSES:
+        raise UserError(f"architecture {name!r} is unknown; use one of {', '.join(family.CLASSES)}")
+    task, heads = family.CLASSES[name]
+    missing = [head for head in heads if head not in b.heads and name != family.BARE]
+    if missing or (task != b.task and "classifier" in heads):
+        raise UserError(
+            f"{name} has the heads {', '.join(heads)}, the model, for {b.task}, only {', '.join(b.heads) or 'none'}"
+        )
+    return dataclasses.replace(b, heads=tuple(head for head in heads if head in b.heads), task=task)

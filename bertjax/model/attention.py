@@ -16,13 +16,19 @@ def attention(
     *,
     dropout: float,
     key: jax.Array | None,
+    reach: jax.Array | None = None,
 ) -> jax.Array:
     """Returns o_BSHK, the values averaged by scaled dot products over the positions of the same span.
+
+    With `reach` (int32, a scalar) only over those at most that many positions away.
 
     Softmax is computed in float32. Padding (span 0) sees padding, so that its rows stay finite; nothing else sees it.
     Source: Vaswani et al. 2017, section 3.2.1.
     """
     keep_BST = spans_BS[:, :, None] == spans_BS[:, None, :]
+    if reach is not None:
+        places = jnp.arange(spans_BS.shape[1])
+        keep_BST = keep_BST & (jnp.abs(places[:, None] - places[None, :]) <= reach)[None]
     logits_BHST = jnp.einsum("BSHK,BTHK->BHST", q_BSHK, k_BTHK, preferred_element_type=jnp.float32)
     logits_BHST = jnp.where(keep_BST[:, None], logits_BHST * q_BSHK.shape[-1] ** -0.5, layers.LARGE_NEGATIVE)
     weights_BHST = jax.nn.softmax(logits_BHST).astype(v_BTHK.dtype)

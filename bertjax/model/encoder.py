@@ -14,7 +14,7 @@ from flax import nnx
 
 from bertjax.config import ModelConfig
 from bertjax.errors import UserError
-from bertjax.model import layers
+from bertjax.model import layers, modernbert
 from bertjax.model.attention import attention
 from bertjax.sharding import (
     ACT_B,
@@ -68,7 +68,7 @@ class Embeddings(nnx.Module):
     def __init__(self, c: ModelConfig, *, rngs: nnx.Rngs):
         self.token = layers.Embed(c, padded_vocab_size(c), EMBED_VD, rngs=rngs)
         self.token.embedding[...] = jnp.where(is_token(c)[:, None], self.token.embedding[...], 0)
-        self.position = layers.Embed(c, c.max_positions, REPLICATED, rngs=rngs)
+        self.position = layers.Embed(c, c.position_offset + c.max_positions, REPLICATED, rngs=rngs)
         self.segment = layers.Embed(c, c.segments, REPLICATED, rngs=rngs)
         self.norm = layers.LayerNorm(c, rngs=rngs)
         self.c = c
@@ -77,7 +77,7 @@ class Embeddings(nnx.Module):
         self, ids_BS: jax.Array, segments_BS: jax.Array, positions_BS: jax.Array, *, key: jax.Array | None
     ) -> jax.Array:
         """Returns x_BSD; NaN where an id or a position is beyond its table."""
-        x_BSD = self.token(ids_BS) + self.position(positions_BS) + self._segment(segments_BS)
+        x_BSD = self.token(ids_BS) + self.position(self.c.position_offset + positions_BS) + self._segment(segments_BS)
         return layers.dropout(self.norm(x_BSD), self.c.dropout, key)
 
     def _segment(self, segments_BS: jax.Array) -> jax.Array:
@@ -112,8 +112,8 @@ class Block(nnx.Module):
         self.mlp_norm = layers.LayerNorm(c, rngs=rngs)
         self.c = c
 
-    def __call__(self, x_BSD: jax.Array, spans_BS: jax.Array, *, key: jax.Array | None) -> jax.Array:
-        """Returns x_BSD one layer on."""
+    def __call__(self, x_BSD: jax.Array, spans_BS: jax.Array, _layer: jax.Array, *, key: jax.Array | None) -> jax.Array:
+        """Returns x_BSD one layer on; all layers are alike."""
         weights_key, attention_key, mlp_key = layers.split(key, 3)
         q_BSHK, k_BSHK, v_BSHK = self.qkv(x_BSD, out_sharding=ACT_NBSHK)
         o_BSHK = attention(q_BSHK, k_BSHK, v_BSHK, spans_BS, dropout=self.c.attention_dropout, key=weights_key)
@@ -127,8 +127,17 @@ class Block(nnx.Module):
 class Encoder(nnx.Module):
     """Embeddings and `c.layers` blocks. Another family is another `make_block` with Block's signatures."""
 
-    def __init__(self, c: ModelConfig, *, rngs: nnx.Rngs, make_block: Callable[..., nnx.Module] = Block):
-        self.embeddings = Embeddings(c, rngs=rngs)
+    def __init__(self, c: ModelConfig, *, rngs: nnx.Rngs, make_block: Callable[..., nnx.Module] | None = None):
+        self.embeddings: Embeddings | modernbert.Embeddings
+        self.final_norm: Callable[[jax.Array], jax.Array]
+        if c.family == "modernbert":
+            self.embeddings = modernbert.Embeddings(c, padded_vocab_size(c), rngs=rngs)
+            self.final_norm = layers.LayerNorm(c, rngs=rngs)
+            make_block = make_block or modernbert.Block
+        else:
+            self.embeddings = Embeddings(c, rngs=rngs)
+            self.final_norm = _unchanged  # its blocks end in one
+            make_block = make_block or Block
         stack = nnx.vmap(lambda r: make_block(c, rngs=r), transform_metadata={nnx.PARTITION_NAME: None})
         self.blocks = stack(rngs.split(c.layers))
         self.c = c
@@ -152,11 +161,19 @@ class Encoder(nnx.Module):
         x_BSD = self.embeddings(ids_BS, segments_BS, positions_BS, key=embed_key)
         graphdef, stacked = nnx.split(self.blocks)
 
-        def body(x_BSD: jax.Array, layer: tuple[nnx.State, jax.Array | None]) -> tuple[jax.Array, jax.Array | None]:
-            weights, layer_key = layer
-            x_BSD = nnx.merge(graphdef, weights)(x_BSD, spans_BS, key=layer_key)
+        def body(
+            x_BSD: jax.Array, layer: tuple[nnx.State, jax.Array, jax.Array | None]
+        ) -> tuple[jax.Array, jax.Array | None]:
+            weights, number, layer_key = layer
+            x_BSD = nnx.merge(graphdef, weights)(x_BSD, spans_BS, number, key=layer_key)
             return x_BSD, x_BSD if all_layers else None
 
         keys = None if blocks_key is None else jax.random.split(blocks_key, self.c.layers)
-        last_BSD, hidden_LBSD = jax.lax.scan(body, x_BSD, (stacked, keys), unroll=self.c.unroll_layers)
-        return last_BSD if hidden_LBSD is None else jnp.concatenate([x_BSD[None], hidden_LBSD])
+        scanned = (stacked, jnp.arange(self.c.layers), keys)
+        last_BSD, hidden_LBSD = jax.lax.scan(body, x_BSD, scanned, unroll=self.c.unroll_layers)
+        last_BSD = self.final_norm(last_BSD)
+        return last_BSD if hidden_LBSD is None else jnp.concatenate([x_BSD[None], hidden_LBSD[:-1], last_BSD[None]])
+
+
+def _unchanged(x_BSD: jax.Array) -> jax.Array:
+    return x_BSD

@@ -51,7 +51,7 @@ class MaskedLmHead(nnx.Module):
     """
 
     def __init__(self, c: ModelConfig, *, rngs: nnx.Rngs):
-        self.dense = nnx.Linear(c.width, c.width, **layers.weights(c, DENSE_DD), rngs=rngs)
+        self.dense = nnx.Linear(c.width, c.width, use_bias=c.biases, **layers.weights(c, DENSE_DD), rngs=rngs)
         self.norm = layers.LayerNorm(c, rngs=rngs)
         self.bias = nnx.Param(jnp.zeros(padded_vocab_size(c)), out_sharding=VOCAB_BIAS_V)
         self.c = c

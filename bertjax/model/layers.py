@@ -44,12 +44,12 @@ def weights(c: ModelConfig, kernel: PartitionSpec, bias: PartitionSpec = REPLICA
 
 
 def in_kernel_dtype(
-    arrays: tuple[jax.Array, jax.Array, jax.Array],
+    arrays: tuple[jax.Array, jax.Array, jax.Array | None],
     **_: Any,  # flax also passes the dtype that a layer was fixed to; ours are fixed to none
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+) -> tuple[jax.Array, jax.Array, jax.Array | None]:
     """Returns (inputs, kernel, bias) in the dtype of the kernel, which the caller of the model chooses."""
     inputs, kernel, bias = arrays
-    return inputs.astype(kernel.dtype), kernel, bias.astype(kernel.dtype)
+    return inputs.astype(kernel.dtype), kernel, None if bias is None else bias.astype(kernel.dtype)
 
 
 class Embed(nnx.Module):
@@ -72,6 +72,7 @@ class LayerNorm(nnx.LayerNorm):
             c.width,
             epsilon=c.norm_epsilon,
             dtype=jnp.float32,
+            use_bias=c.biases,
             use_fast_variance=False,  # E[x^2] - E[x]^2 loses digits where the mean is large
             scale_metadata={"out_sharding": REPLICATED},
             bias_metadata={"out_sharding": REPLICATED},

@@ -127,16 +127,28 @@ def load_params(workdir: str | Path, abstract: nnx.State, *, step: int | None = 
 
     Needs a mesh (`jax.set_mesh`). Raises: UserError if there is none, it is damaged, or it is of another model.
     """
-    directory = Path(workdir).absolute() / "checkpoints"
-    steps = sorted(int(p.name) for p in directory.glob("*") if p.name.isdigit()) if directory.is_dir() else []
-    if not steps or (step is not None and step not in steps):
-        raise UserError(f"no checkpoint{'' if step is None else f' of step {step}'} in {directory}; there are {steps}")
-    path = directory / str(steps[-1] if step is None else step)
+    directory, steps = Path(workdir).absolute() / "checkpoints", _steps(workdir)
+    if step is not None and step not in steps:
+        raise UserError(f"no checkpoint of step {step} in {directory}; there are {steps}")
+    path = directory / str(newest_step(workdir) if step is None else step)
     try:
         (params, _), _ = _load(path, (_named(abstract), {}), jax.sharding.get_mesh())
     except Damaged as damage:
         raise UserError(f"the checkpoint {path} is damaged ({damage}); name another of the steps {steps}") from damage
     return _unnamed(abstract, params)
+
+
+def newest_step(workdir: str | Path) -> int:
+    """Returns the step of the newest checkpoint. Raises: UserError if there is none."""
+    steps = _steps(workdir)
+    if not steps:
+        raise UserError(f"no checkpoint in {Path(workdir).absolute() / 'checkpoints'}; there are []")
+    return steps[-1]
+
+
+def _steps(workdir: str | Path) -> list[int]:
+    directory = Path(workdir).absolute() / "checkpoints"
+    return sorted(int(p.name) for p in directory.glob("*") if p.name.isdigit()) if directory.is_dir() else []
 
 
 def best_step(workdir: str | Path, figure: str) -> int:

@@ -12,15 +12,17 @@ from bertjax.config import ModelConfig
 def flops_per_token(c: ModelConfig, vocab_size: int, batch: Mapping[str, np.ndarray]) -> float:
     """Returns FLOPs a real token, forward and backward, matrix products only, nothing recomputed.
 
-    72 L D^2 for the blocks (with F = 4 D; 24 L D^2 + 12 L D F in general), 12 L D s for attention, 6 f (D^2 + D V) for
-    the masked-LM head. s = sum(length^2) / sum(length) over the pairs, and f, predictions a token, are `batch`'s.
+    72 L D^2 for the blocks (with F = 4 D; 24 L D^2 + 12 L D F in general, 18 L D F in ModernBERT's gated layer),
+    12 L D s for attention, 6 f (D^2 + D V) for the masked-LM head. s = sum(length^2) / sum(length) over the pairs, also
+    where attention is local, and f, predictions a token, are `batch`'s.
     """
     _, length = np.unique(
         (batch["spans"] + np.arange(len(batch["spans"]))[:, None] * (batch["spans"].max() + 1))[batch["spans"] > 0],
         return_counts=True,
     )
     attended = float((length**2).sum() / length.sum())
-    body = c.layers * (24 * c.width**2 + 12 * c.width * c.mlp_width)
+    mlp_matrices = 3 if c.family == "modernbert" else 2
+    body = c.layers * (24 * c.width**2 + 6 * mlp_matrices * c.width * c.mlp_width)
     attention = 12 * c.layers * c.width * attended
     predicted = float(batch["weights"].sum() / length.sum()) if "predict" in batch else 0.0
     return body + attention + 6 * predicted * (c.width**2 + c.width * vocab_size)

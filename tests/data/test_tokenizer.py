@@ -8,6 +8,7 @@ import pytest
 
 from bertjax.data.tokenizer import SPECIAL_PIECES, Tokenizer
 from bertjax.errors import UserError
+from tests.interop.folders import bpe_tokenizer
 
 VOCABULARY = [
     *SPECIAL_PIECES,
@@ -165,7 +166,7 @@ def test_case_is_part_of_the_fingerprint(tmp_path: Path) -> None:
         (None, "no readable tokenizer"),
         ("{", "no readable tokenizer"),
         ("{}", "no readable tokenizer"),
-        (json.dumps({"model": {"type": "BPE"}}), "holds a BPE tokenizer"),
+        (json.dumps({"model": {"type": "Unigram"}}), "holds a Unigram tokenizer"),
     ],
 )
 def test_directories_without_a_wordpiece_tokenizer_are_refused(
@@ -190,3 +191,19 @@ def test_hugging_face_reads_what_is_saved(tmp_path: Path) -> None:
     assert encoded["input_ids"] == [2, *ids, 3, *ids, 3]
     assert theirs.mask_token_id == tokenizer.mask_id
     assert len(theirs) == tokenizer.vocab_size
+
+
+def test_byte_level_bpe_of_other_models_is_read_from_their_files(tmp_path: Path) -> None:
+    bpe_tokenizer(tmp_path, ["<s>", "<pad>", "</s>", "<unk>", "<mask>"])
+    tokenizer = Tokenizer.load(tmp_path)
+    assert (tokenizer.cls_id, tokenizer.pad_id, tokenizer.sep_id, tokenizer.mask_id) == (0, 1, 2, 4)
+    assert tokenizer.mask_piece == "<mask>"
+    assert tokenizer.decode(tokenizer.encode_batch(["Ünder the bridge"])[0]) == "Ünder the bridge"
+    assert tokenizer.mask_id not in tokenizer.encode_batch(["a <mask> b"])[0]
+    parted = next(piece for piece in tokenizer.pieces if piece.startswith("Ġ") and len(piece) > 2)
+    assert tokenizer.appended("river ", tokenizer.id_of("s")) == "rivers"
+    assert tokenizer.appended("river ", tokenizer.id_of(parted)) == f"river {parted[1:]}"
+    assert tokenizer.appended("", tokenizer.id_of(parted)) == parted[1:]
+    tokenizer.save(tmp_path / "again")
+    assert Tokenizer.load(tmp_path / "again").fingerprint == tokenizer.fingerprint
+    assert not (tmp_path / "again" / "vocab.txt").exists()

@@ -13,7 +13,9 @@ import pytest
 from flax import nnx
 from safetensors.numpy import load_file
 
-from bertjax.interop.huggingface import config_from_huggingface, huggingface_from_params, params_from_huggingface
+from bertjax.interop.bert import config_from_huggingface, places
+from bertjax.interop.places import params_from_tensors, tensors_from_params
+from bertjax.model.assembly import Blueprint, abstract_params
 from bertjax.model.pretraining import BertForPretraining
 from bertjax.training.losses import pretraining_loss
 from tests.golden import bert
@@ -30,7 +32,8 @@ def prefixed(arrays: Arrays, prefix: str) -> dict[str, np.ndarray]:
 def ours(config: Mapping[str, Any], weights: Arrays, rows: Arrays) -> dict[str, np.ndarray]:
     """Returns what make_bert.py's `reference` returns, but logits of the predicted positions only."""
     c = config_from_huggingface(config)
-    params = params_from_huggingface(weights, c)
+    b = Blueprint(c)
+    params = params_from_tensors(weights, places(b), abstract_params(b))
     graphdef = nnx.graphdef(nnx.eval_shape(lambda: BertForPretraining(c, rngs=nnx.Rngs(0))))
     shape = rows["ids"].shape
     inputs = (rows["ids"], rows["segments"], np.broadcast_to(np.arange(shape[1], dtype=np.int32), shape), rows["spans"])
@@ -63,7 +66,7 @@ def ours(config: Mapping[str, Any], weights: Arrays, rows: Arrays) -> dict[str, 
         }, gradients
 
     computed, gradients = outputs(params, jax.tree.map(jnp.asarray, batch))
-    named = {f"gradient/{name}": value for name, value in huggingface_from_params(gradients, c).items()}
+    named = {f"gradient/{name}": value for name, value in tensors_from_params(gradients, places(b)).items()}
     return jax.device_get(computed) | named
 
 

@@ -1,96 +1,205 @@
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
+import ml_dtypes
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import save_file
 
-from bertjax.config import ModelConfig
+import bertjax
+from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import UserError
-from bertjax.interop.huggingface import (
-    config_from_huggingface,
-    huggingface_from_config,
-    huggingface_from_params,
-    params_from_huggingface,
-)
-from tests.golden import bert
-from tests.model import tiny
+from bertjax.interop.huggingface import is_folder, read_blueprint, read_params, read_tokenizer
+from tests.interop.folders import ANSWERS, CLASSIFIER, TOKENIZER, golden_tensors, write
 
-CONFIG = config_from_huggingface(bert.CONFIG)
-WORDS, DECODER = "bert.embeddings.word_embeddings.weight", "cls.predictions.decoder.weight"
+HEADS = ("cls.",)
 
 
 @pytest.fixture
-def tensors() -> dict[str, np.ndarray]:
-    return {k.removeprefix("weight/"): v for k, v in load_file(bert.PATH).items() if k.startswith("weight/")}
-
-
-def test_tensors_survive_the_way_in_and_out_bit_for_bit(tensors: dict[str, np.ndarray]) -> None:
-    back = huggingface_from_params(params_from_huggingface(tensors, CONFIG), CONFIG)
-    assert back.keys() == tensors.keys()
-    for name, tensor in tensors.items():
-        np.testing.assert_array_equal(back[name], tensor, err_msg=name)
-        assert back[name].dtype == tensor.dtype
-
-
-def test_parameters_survive_the_way_out_and_in_bit_for_bit() -> None:
-    back = params_from_huggingface(huggingface_from_params(tiny.params(), tiny.CONFIG), tiny.CONFIG)
-    jax.tree.map(np.testing.assert_array_equal, jax.device_get(back), tiny.params())
-
-
-def test_tied_tensors_may_stand_in_the_file_twice(tensors: dict[str, np.ndarray]) -> None:
-    params_from_huggingface(tensors | {DECODER: tensors[WORDS]}, CONFIG)
-
-
-def test_what_does_not_fit_is_named_on_both_sides(tensors: dict[str, np.ndarray]) -> None:
-    del tensors["bert.pooler.dense.bias"]
-    tensors |= {
-        "bert.encoder.layer.3.output.dense.bias": np.zeros(24, np.float32),
-        "bert.embeddings.LayerNorm.bias": np.zeros(25, np.float32),
-        "cls.predictions.bias": np.zeros(70, np.float64),
-        DECODER: tensors[WORDS] + 1,
-    }
-    with pytest.raises(UserError) as caught:
-        params_from_huggingface(tensors, CONFIG)
-    for part in (
-        "bert.pooler.dense.bias is missing",
-        "bert.encoder.layer.3.output.dense.bias has no place",
-        "bert.embeddings.LayerNorm.bias is [25], expected [24]",
-        "cls.predictions.bias is float64",
-        f"{DECODER} is not {WORDS}",
-    ):
-        assert part in str(caught.value)
-
-
-@pytest.mark.parametrize("gelu", ["exact", "tanh"])
-def test_configs_survive_the_way_out_and_in(gelu: Any) -> None:
-    c = ModelConfig(1000, 48, 3, 4, 96, 64, 3, gelu, 0.2, 0.3, 1e-6, 0.05)
-    assert config_from_huggingface(huggingface_from_config(c)) == c
-
-
-def test_the_defaults_are_hugging_faces() -> None:
-    base = {"vocab_size": 30522, "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12}
-    assert config_from_huggingface(base | {"intermediate_size": 3072}) == ModelConfig(vocab_size=30522)
+def folder(tmp_path: Path) -> Path:
+    return write(tmp_path / "hf", golden_tensors(), "BertForPreTraining")
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("architecture", "tensors", "task", "heads"),
     [
-        ({"hidden_act": "relu"}, "hidden_act='relu'; use one of ['gelu', 'gelu_new', 'gelu_pytorch_tanh']"),
-        ({"position_embedding_type": "relative_key"}, "position_embedding_type='relative_key'; only 'absolute'"),
-        ({"model_type": "roberta"}, "model_type='roberta'; only 'bert'"),
-        ({"num_attention_heads": 5}, "heads=5 do not divide width=24"),
-        ({"hidden_size": "wide"}, "is not a model's"),
+        ("BertForPreTraining", golden_tensors(), "pretraining", ("pooler", "masked_lm", "next_sentence")),
+        (None, golden_tensors(), "pretraining", ("pooler", "masked_lm", "next_sentence")),
+        ("BertForMaskedLM", golden_tensors("bert.pooler", "cls.seq"), "pretraining", ("masked_lm",)),
+        ("BertForMaskedLM", golden_tensors("cls.seq"), "pretraining", ("pooler", "masked_lm")),
+        ("BertForNextSentencePrediction", golden_tensors("cls.pred"), "pretraining", ("pooler", "next_sentence")),
+        ("BertModel", golden_tensors("cls."), "pretraining", ("pooler",)),
+        ("BertModel", golden_tensors("cls.", "bert.pooler"), "pretraining", ()),
+        (
+            "BertForSequenceClassification",
+            golden_tensors("cls.") | CLASSIFIER,
+            "classification",
+            ("pooler", "classifier"),
+        ),
+        ("BertForTokenClassification", golden_tensors("cls.", "bert.pool") | CLASSIFIER, "tagging", ("classifier",)),
+        ("BertForTokenClassification", golden_tensors("cls.") | CLASSIFIER, "tagging", ("pooler", "classifier")),
+        ("BertForQuestionAnswering", golden_tensors("cls.", "bert.pool") | ANSWERS, "answers", ("classifier",)),
     ],
 )
-def test_a_config_of_another_model_is_refused(change: dict[str, Any], message: str) -> None:
+def test_every_flavour_says_what_it_has(
+    tmp_path: Path, architecture: str | None, tensors: dict[str, np.ndarray], task: str, heads: tuple[str, ...]
+) -> None:
+    labels = {"id2label": {"0": "no", "1": "yes", "2": "maybe"}} if "classifier.bias" in tensors else {}
+    folder = write(tmp_path / "hf", tensors, architecture, **labels)
+    b = read_blueprint(folder)
+    assert (b.task, b.heads) == (task, heads)
+    assert b.labels == {"answers": ("start", "end"), "pretraining": ()}.get(task, ("no", "yes", "maybe"))
+    params = read_params(folder, b)
+    assert set(params) == {"encoder", *heads}
+    np.testing.assert_array_equal(
+        params["encoder"]["embeddings"]["segment"]["embedding"][...],
+        tensors["bert.embeddings.token_type_embeddings.weight"],
+    )
+
+
+def same_params(folder: Path, other: Path) -> None:
+    one, two = (jax.device_get(read_params(path, read_blueprint(path))) for path in (folder, other))
+    jax.tree.map(np.testing.assert_array_equal, one, two)
+
+
+def test_old_names_missing_prefix_and_position_numbers_are_the_same_model(tmp_path: Path) -> None:
+    tensors = golden_tensors("cls.")
+    folder = write(tmp_path / "hf", tensors, "BertModel")
+    bare = {name.removeprefix("bert."): x for name, x in tensors.items()}
+    same_params(folder, write(tmp_path / "bare", bare, "BertModel"))
+    old = {
+        name.replace("Norm.weight", "Norm.gamma").replace("Norm.bias", "Norm.beta"): x for name, x in tensors.items()
+    }
+    numbers = {"bert.embeddings.position_ids": np.arange(14)[None]}
+    same_params(folder, write(tmp_path / "old", old | numbers, "BertModel"))
+
+
+def test_shards_are_the_same_model(folder: Path, tmp_path: Path) -> None:
+    sharded = write(tmp_path / "sharded", golden_tensors(), "BertForPreTraining")
+    (sharded / "model.safetensors").unlink()
+    names = sorted(golden_tensors())
+    shards = {f"model-0000{i + 1}-of-00002.safetensors": names[i::2] for i in range(2)}
+    for file, held in shards.items():
+        save_file({name: golden_tensors()[name] for name in held}, sharded / file)
+    index = {"weight_map": {name: file for file, held in shards.items() for name in held}}
+    (sharded / "model.safetensors.index.json").write_text(json.dumps(index))
+    same_params(folder, sharded)
+    (sharded / "model-00002-of-00002.safetensors").unlink()
+    with pytest.raises(UserError, match=r"names .*00002-of-00002.* which are not there"):
+        read_blueprint(sharded)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+def test_half_precision_becomes_float32(tmp_path: Path, dtype: Any) -> None:
+    tensors = {name: x.astype(dtype) for name, x in golden_tensors().items()}
+    whole = {name: x.astype(np.float32) for name, x in tensors.items()}
+    same_params(write(tmp_path / "half", tensors, None), write(tmp_path / "whole", whole, None))
+
+
+def test_code_in_the_folder_is_ignored(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoModel": "evil.Model"}}))
+    (folder / "evil.py").write_text("raise SystemExit('run')")
+    assert read_blueprint(folder).heads
+
+
+def test_a_vocabulary_file_is_enough(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+    assert read_tokenizer(folder, 70).fingerprint == TOKENIZER.fingerprint
+
+
+def test_a_cased_vocabulary_needs_a_word_about_it(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+    (folder / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nRiver\n")
+    with pytest.raises(UserError, match='"do_lower_case": false'):
+        read_tokenizer(folder, 70)
+    (folder / "tokenizer_config.json").write_text('{"do_lower_case": false}')
+    assert read_tokenizer(folder, 70).cased
+
+
+def test_cutting_and_padding_that_the_tokenizer_asks_for_are_ignored(folder: Path) -> None:
+    settings = json.loads((folder / "tokenizer.json").read_text())
+    settings["truncation"] = {"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0}
+    settings["padding"] = {
+        "strategy": {"Fixed": 9}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0, "pad_type_id": 0,
+        "pad_token": "[PAD]",
+    }  # fmt: skip
+    (folder / "tokenizer.json").write_text(json.dumps(settings))
+    text = ["The river rises after the rain."]
+    assert read_tokenizer(folder, 70).encode_batch(text) == TOKENIZER.encode_batch(text)
+
+
+def cut(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-3])
+
+
+def lie_about_the_size(folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes((1 << 60).to_bytes(8, "little") + b"{}")
+
+
+def leave_a_pickle(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+def other_tokenizer(folder: Path) -> None:
+    (folder / "more.txt").write_text("".join(f"{piece}\n" for piece in [*TOKENIZER.pieces, *map(str, range(70))]))
+    Tokenizer.from_vocab(folder / "more.txt").save(folder)
+
+
+def config(**changes: Any) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        path = folder / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (cut, "model.safetensors is damaged or cut off"),
+        (lie_about_the_size, "model.safetensors is damaged or cut off"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "has no weights: neither model.safetensors nor"),
+        (leave_a_pickle, "as pickles only (pytorch_model.bin), which can run code; convert them"),
+        (other_tokenizer, "entries, the embedding 70 rows: they are not of the same model"),
+        (lambda folder: [(folder / n).unlink() for n in ("tokenizer.json", "vocab.txt")], "neither tokenizer.json nor"),
+        (config(model_type="t5"), "model_type='t5'; only ['bert'"),
+        (config(architectures=["BertForMultipleChoice"]), "architectures=['BertForMultipleChoice']; only BertFor"),
+        (config(hidden_act="swish"), "hidden_act='swish'; use one of"),
+        (config(vocab_size=71), "bert.embeddings.word_embeddings.weight is [70, 24], expected [71, 24]"),
+        (lambda folder: (folder / "config.json").write_text("{"), "config.json cannot be read"),
+    ],
+)
+def test_what_cannot_be_read_without_a_doubt_is_refused(
+    folder: Path, damage: Callable[[Path], Any], message: str
+) -> None:
+    damage(folder)
     with pytest.raises(UserError, match=re.escape(message)):
-        config_from_huggingface(bert.CONFIG | change)
+        bertjax.load(folder)
 
 
-def test_a_config_without_sizes_is_refused() -> None:
-    with pytest.raises(UserError, match="lacks hidden_size"):
-        config_from_huggingface({name: value for name, value in bert.CONFIG.items() if name != "hidden_size"})
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"problem_type": "regression"}, "problem_type='regression'"),
+        ({"id2label": {"0": "a", "2": "b", "1": "a"}}, "use a different name"),
+        ({"id2label": {"0": "a", "1": "b"}}, "classifier.weight is [3, 24], expected [2, 24]"),
+        ({"architectures": None}, "of which class?"),
+    ],
+)
+def test_classes_that_are_not_clear_are_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    folder = write(tmp_path / "hf", golden_tensors("cls.") | CLASSIFIER, "BertForSequenceClassification", **changes)
+    with pytest.raises(UserError, match=re.escape(message)):
+        bertjax.load(folder)
+
+
+def test_a_run_is_no_folder_of_hugging_faces(finished: Path, tmp_path: Path) -> None:
+    assert not is_folder(finished)
+    assert not is_folder(tmp_path)

@@ -40,7 +40,7 @@ def test_every_position_sees_both_directions_and_its_own_span_only() -> None:
         x_BSD = model.embeddings(ids_BS, segments_BS, positions_BS, key=None) + nudge_SD[None]
         graphdef, stacked = nnx.split(model.blocks)
         block = nnx.merge(graphdef, jax.tree.map(lambda leaf: leaf[0], stacked))
-        return jnp.sum(block(x_BSD, spans_BS, key=None)[..., :3], axis=(0, 2))
+        return jnp.sum(block(x_BSD, spans_BS, jnp.int32(0), key=None)[..., :3], axis=(0, 2))
 
     jacobian_STD = jax.jit(jax.jacrev(outputs), compiler_options=tiny.QUICK)(jnp.zeros((12, 32)))
     seen_ST = np.abs(jacobian_STD).max(axis=-1) > 0
@@ -100,8 +100,10 @@ def test_another_block_can_take_the_place() -> None:
             del c, rngs
             self.factor = nnx.Param(jnp.array(2.0))
 
-        def __call__(self, x_BSD: jax.Array, spans_BS: jax.Array, *, key: jax.Array | None) -> jax.Array:
-            del spans_BS, key
+        def __call__(
+            self, x_BSD: jax.Array, spans_BS: jax.Array, layer: jax.Array, *, key: jax.Array | None
+        ) -> jax.Array:
+            del spans_BS, layer, key
             return x_BSD * self.factor[...]
 
     model = Encoder(tiny.CONFIG, rngs=nnx.Rngs(0), make_block=Doubling)

@@ -35,3 +35,9 @@ def test_padding_is_not_counted() -> None:
     for name in padded:
         padded[name] = np.pad(padded[name], ((0, 0), (0, 64)))
     assert flops_per_token(ModelConfig(), 30522, padded) == flops_per_token(ModelConfig(), 30522, batch(64))
+
+
+def test_a_gated_layer_has_a_third_matrix() -> None:
+    gated = ModelConfig(family="modernbert")
+    more = flops_per_token(gated, 30522, batch(128)) - flops_per_token(ModelConfig(), 30522, batch(128))
+    assert more == 6 * 12 * 768 * 3072

@@ -1,0 +1,49 @@
+"""A longer vocabulary for a pretrained model: its own entries first, then new ones that start from their old pieces."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+from flax import nnx
+
+from bertjax.data.tokenizer import Tokenizer
+from bertjax.errors import UserError
+
+OF_THE_VOCABULARY = ("encoder.embeddings.token.embedding", "masked_lm.bias")
+
+
+def check_extends(new: Tokenizer, old: Tokenizer, folder: str) -> None:
+    """Raises UserError, with the remedy, unless `new` begins with the entries of `old` and has its case."""
+    if new.cased != old.cased or new.pieces[: old.vocab_size] != old.pieces:
+        raise UserError(
+            f"the corpus was not prepared with the vocabulary of {folder}, nor with one that begins with it; prepare it"
+            f" again with --vocab and its vocab.txt{' --cased' if old.cased else ''}, new entries appended"
+        )
+
+
+def extend(params: nnx.State, abstract: nnx.State, old: Tokenizer, new: Tokenizer) -> nnx.State:
+    """Returns the parameters as `abstract` describes them, which may have more rows for the vocabulary.
+
+    The vector (and the bias) of a new entry is the mean of those of the pieces that it was before.
+    """
+    added = new.pieces[old.vocab_size :]
+    pieces = old.encode_batch([piece.removeprefix("##") for piece in added])
+
+    wanted = {_name(path): x for path, x in jax.tree.leaves_with_path(abstract)}
+
+    def extended(path: jax.tree_util.KeyPath, x: jax.Array) -> jax.Array:
+        if _name(path) not in OF_THE_VOCABULARY:
+            return x
+        target = wanted[_name(path)]
+        rows = np.zeros(target.shape, np.float32)
+        rows[: len(x)] = jax.device_get(x)
+        for i, ids in enumerate(pieces, old.vocab_size):
+            rows[i] = rows[ids or [old.unk_id]].mean(axis=0)
+        return jax.device_put(rows, jax.NamedSharding(jax.sharding.get_mesh(), jax.typeof(target).sharding.spec))
+
+    made: nnx.State = jax.tree.map_with_path(extended, params)
+    return made
+
+
+def _name(path: jax.tree_util.KeyPath) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value")

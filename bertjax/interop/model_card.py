@@ -1,0 +1,64 @@
+"""The README.md of an exported model: what it is, of which text, how long, on what, how good, in which settings."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from bertjax import __version__, runs
+from bertjax.model.assembly import Blueprint
+from bertjax.training.metrics import last_evaluation
+
+USE = {
+    "pretraining": "AutoModelForPreTraining",
+    "classification": "AutoModelForSequenceClassification",
+    "tagging": "AutoModelForTokenClassification",
+    "answers": "AutoModelForQuestionAnswering",
+}
+
+
+def model_card(source: Path, b: Blueprint, step: int | None) -> str:
+    """Returns the page. `source` is a run's folder or one of Hugging Face's, `step` that of a run's checkpoint."""
+    c = b.config
+    parts = [
+        f"---\nlibrary_name: transformers\ntags:\n- bertjax\n---\n\n# {source.resolve().name}",
+        f"An encoder of {c.layers} layers, width {c.width} and {c.heads} heads, with {c.vocab_size} entries in its"
+        f" vocabulary and at most {c.max_positions} tokens at a time, for {b.task}; exported by bertjax {__version__}.",
+        "```python\nfrom transformers import AutoTokenizer, " + USE[b.task] + "\n\n"
+        f'model = {USE[b.task]}.from_pretrained("PATH")\ntokenizer = AutoTokenizer.from_pretrained("PATH")\n```',
+    ]
+    if b.task in ("classification", "tagging"):
+        parts.append(f"Labels: {', '.join(b.labels)}.")
+    if (source / "metrics.jsonl").is_file():
+        parts += _training(source, step)
+    return "\n\n".join(parts) + "\n"
+
+
+def _training(source: Path, step: int | None) -> list[str]:
+    """Returns what is known of the run: steps, hardware, data, figures, settings."""
+    record = runs.read_record(source)
+    figures = last_evaluation(source)
+    hardware = f" on {record['hardware']}" if "hardware" in record else ""
+    table = "".join(f"| {name} | {value:.6g} |\n" for name, value in figures.items())
+    settings = json.dumps(record["config"], indent=2)
+    return [
+        "## Training",
+        f"Weights of step {step}{hardware}, with bertjax {record['bertjax']}.",
+        _data(record["config"]["data"]),
+        f"## Held-out figures\n\nOf the last evaluation.\n\n| figure | value |\n|---|---|\n{table}".rstrip(),
+        f"## Settings\n\n```json\n{settings}\n```",
+    ]
+
+
+def _data(data: dict[str, Any]) -> str:
+    """Returns a line on the text: of a corpus what its manifest says, if it is still there."""
+    manifest = Path(data.get("path", "")) / "manifest.json"
+    if "path" not in data:
+        return f"Fine-tuned on {data['train']}, evaluated on {data['validation']}."
+    if not manifest.is_file():
+        return f"Data: {data['path']}."
+    described = json.loads(manifest.read_text(encoding="utf-8"))
+    rows = ", ".join(f"{split['rows']} rows for {name}" for name, split in described["splits"].items())
+    sources = "\n".join(f"- {s['name']}, {s['bytes']} bytes, blake2b {s['blake2b']}" for s in described["sources"])
+    return f"Data: {rows}, made of\n\n{sources}"

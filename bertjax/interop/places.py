@@ -1,0 +1,105 @@
+"""Where each tensor of another library goes among our parameters, and the strict way in and out, bit for bit.
+
+Every tensor has one place and every place one tensor; what is left over on either side is an error.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+
+import jax
+import numpy as np
+from flax import nnx
+
+from bertjax.errors import UserError
+
+Tensors = Mapping[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where a tensor goes: all of one of our parameters, or the part of it at `index`."""
+
+    name: str
+    shape: tuple[int, ...]  # of the tensor
+    index: tuple[int | slice, ...] = ()
+
+    def put(self, tensor: np.ndarray, param: np.ndarray) -> None:
+        """Writes the tensor into our parameter. Kernels are transposed; the vocabulary's padding is left as it is."""
+        part = param[self.index]
+        if self.name.endswith("kernel"):
+            part[...] = tensor.T.reshape(part.shape)
+        else:
+            part.reshape(-1, *self.shape[1:])[: self.shape[0]] = tensor
+
+    def take(self, param: np.ndarray) -> np.ndarray:
+        """Returns the tensor that `put` would write."""
+        part = param[self.index]
+        if self.name.endswith("kernel"):
+            return np.ascontiguousarray(part.reshape(self.shape[::-1]).T)
+        return np.ascontiguousarray(part.reshape(-1, *self.shape[1:])[: self.shape[0]])
+
+
+Places = dict[str, Place]
+"""The place of each tensor, by the tensor's name."""
+
+
+def params_from_tensors(
+    tensors: Tensors, places: Places, abstract: nnx.State, tied: Mapping[str, str] | None = None
+) -> nnx.State:
+    """Returns the parameters that `abstract` describes, float32, on the mesh that is set.
+
+    `tied` names tensors that may stand in the file again under a second name, {second: first}.
+
+    Raises: UserError if a tensor is missing, left over, of another shape, not floating, or untied from its second name.
+    """
+    _check_tensors(tensors, places, tied or {})
+    params = {_name(path): np.zeros(x.shape, np.float32) for path, x in jax.tree.leaves_with_path(abstract)}
+    for name, place in places.items():
+        place.put(np.asarray(tensors[name], np.float32), params[place.name])
+    mesh = jax.sharding.get_mesh()
+    return jax.tree.map_with_path(
+        lambda path, x: jax.device_put(params[_name(path)], jax.NamedSharding(mesh, x.sharding.spec)), abstract
+    )
+
+
+def tensors_from_params(params: nnx.State, places: Places) -> dict[str, np.ndarray]:
+    """Returns the tensors that `params_from_tensors` would make these parameters of, or their gradients."""
+    arrays = {_name(path): np.asarray(x) for path, x in jax.tree.leaves_with_path(params)}
+    return {name: place.take(arrays[place.name]) for name, place in places.items()}
+
+
+def dense(
+    theirs: str, ours: str, outputs: int, inputs: int, index: tuple[int, ...] = ()
+) -> Iterator[tuple[str, Place]]:
+    """Returns the places of a dense layer's weight and bias."""
+    yield theirs + ".weight", Place(ours + ".kernel", (outputs, inputs), index)
+    yield theirs + ".bias", Place(ours + ".bias", (outputs,), index)
+
+
+def norm(theirs: str, ours: str, width: int, index: tuple[int, ...] = ()) -> Iterator[tuple[str, Place]]:
+    """Returns the places of a LayerNorm's weight and bias."""
+    yield theirs + ".weight", Place(ours + ".scale", (width,), index)
+    yield theirs + ".bias", Place(ours + ".bias", (width,), index)
+
+
+def _check_tensors(tensors: Tensors, places: Places, tied: Mapping[str, str]) -> None:
+    problems = [f"{name} is missing" for name in places if name not in tensors]
+    problems += [f"{name} has no place in the model" for name in tensors if name not in places and name not in tied]
+    for name in places.keys() & tensors.keys():
+        tensor, wanted = tensors[name], places[name].shape
+        if tensor.shape != wanted:
+            problems.append(f"{name} is {list(tensor.shape)}, expected {list(wanted)}")
+        if tensor.dtype.name not in ("float32", "float16", "bfloat16"):
+            problems.append(f"{name} is {tensor.dtype}, which float32 cannot hold")
+    for second, first in tied.items():
+        if {second, first} <= tensors.keys() and not np.array_equal(tensors[second], tensors[first]):
+            problems.append(f"{second} is not {first}, to which it must be tied")
+    if problems:
+        shown = "; ".join(sorted(problems)[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
+        raise UserError(f"the tensors are not those that the config describes: {shown}")
+
+
+def _name(path: jax.tree_util.KeyPath) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value")

@@ -1,0 +1,69 @@
+"""What a checkpoint holds: the encoder and those heads that it has."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+import jax
+from flax import nnx
+
+from bertjax.config import ModelConfig, Pooling
+from bertjax.model import layers
+from bertjax.model.encoder import Encoder
+from bertjax.model.heads import MaskedLmHead, NextSentenceHead, Pooler, WeightedMean
+from bertjax.sharding import ACT_B, REPLICATED
+
+Task = Literal["pretraining", "classification", "tagging", "answers"]
+"""What the heads are for. Answers are tags, too: two logits for each token, that it starts and that it ends one."""
+
+PRETRAINING_HEADS = ("pooler", "masked_lm", "next_sentence")
+CLASSIFIER_HEADS: dict[Pooling, tuple[str, ...]] = {
+    "cls": ("pooler", "classifier"),
+    "mean": ("classifier",),
+    "weighted": ("weighted", "classifier"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Blueprint:
+    """What a checkpoint holds, enough to make the model that its weights go into."""
+
+    config: ModelConfig
+    heads: tuple[str, ...] = PRETRAINING_HEADS
+    """Which of pooler, weighted, masked_lm, next_sentence and classifier there are."""
+    task: Task = "pretraining"
+    labels: tuple[str, ...] = ()
+    """What the classifier's logits stand for, in their order."""
+
+
+def pooling_of(b: Blueprint) -> Pooling:
+    """Returns how a classifier of texts takes the vector of a text."""
+    return next(pooling for pooling, heads in CLASSIFIER_HEADS.items() if set(heads) == set(b.heads))
+
+
+class Assembly(nnx.Module):
+    """The encoder and the heads of a blueprint, under the names that they have in every model here."""
+
+    def __init__(self, b: Blueprint, *, rngs: nnx.Rngs):
+        c = b.config
+        self.encoder = Encoder(c, rngs=rngs)
+        if "pooler" in b.heads:
+            self.pooler = Pooler(c, rngs=rngs)
+        if "weighted" in b.heads:
+            self.weighted = WeightedMean(c, rngs=rngs)
+        if "masked_lm" in b.heads:
+            self.masked_lm = MaskedLmHead(c, rngs=rngs)
+        if "next_sentence" in b.heads:
+            self.next_sentence = NextSentenceHead(c, rngs=rngs)
+        if "classifier" in b.heads:
+            self.classifier = nnx.Linear(c.width, len(b.labels), **layers.weights(c, REPLICATED), rngs=rngs)
+
+    def token_logits(self, x_BSD: jax.Array) -> jax.Array:
+        """Returns logits_BSC of a classifier of tokens, from the encoder's last hidden states."""
+        return self.classifier(x_BSD, out_sharding=ACT_B)
+
+
+def abstract_params(b: Blueprint) -> nnx.State:
+    """Returns names, shapes and shardings of the parameters, without making them."""
+    return nnx.state(nnx.eval_shape(lambda: Assembly(b, rngs=nnx.Rngs(0))), nnx.Param)

@@ -1,0 +1,116 @@
+"""What there is to start from: the folder of a run, or one of Hugging Face's, read as the same three things."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from bertjax import runs
+from bertjax.config import CheckpointConfig, Config, MeshConfig, ModelConfig
+from bertjax.data.tokenizer import Tokenizer
+from bertjax.errors import UserError
+from bertjax.interop import huggingface
+from bertjax.interop.model_card import model_card
+from bertjax.model.assembly import Blueprint, abstract_params
+from bertjax.sharding import make_mesh
+from bertjax.tasks.classification import METRIC
+from bertjax.training.checkpoints import Checkpoints, best_step, load_params, newest_step
+from bertjax.training.step import TrainState
+
+
+def read_blueprint(path: str | Path) -> Blueprint:
+    """Returns what the folder holds. Raises: UserError if it is neither a run's nor one of Hugging Face's."""
+    if huggingface.is_folder(path):
+        return huggingface.read_blueprint(path)
+    facts = runs.read_facts(path)
+    if "model" not in facts:
+        return Blueprint(runs.read_config(path, Config).model)
+    c = runs.config_from_dict(ModelConfig, facts["model"], str(Path(path) / "config.json"))
+    return Blueprint(c, tuple(facts["heads"]), facts["task"], tuple(facts["labels"]))
+
+
+def read_tokenizer(path: str | Path, b: Blueprint) -> Tokenizer:
+    """Returns the folder's tokenizer."""
+    if huggingface.is_folder(path):
+        return huggingface.read_tokenizer(path, b.config.vocab_size or 0)
+    return Tokenizer.load(Path(path) / "tokenizer")
+
+
+def read_params(path: str | Path, b: Blueprint, *, step: int | None = None) -> nnx.State:
+    """Returns the weights, on the mesh that is set: of a pretraining the newest, of a fine-tuning the best.
+
+    `step` names another checkpoint. Raises: UserError if they are damaged, or not those of the blueprint.
+    """
+    if huggingface.is_folder(path):
+        if step is not None:
+            raise UserError(f"step={step}: {path} is a Hugging Face folder, which has one set of weights; leave it out")
+        return huggingface.read_params(path, b)
+    return load_params(path, abstract_params(b), step=_best(path, b) if step is None else step)
+
+
+def _best(path: str | Path, b: Blueprint) -> int | None:
+    """Returns the step of the best checkpoint of a fine-tuning, None where the newest is the one."""
+    tuned = b.task != "pretraining" and "imported" not in runs.read_facts(path)
+    return best_step(path, METRIC) if tuned else None
+
+
+def export_folder(source: str | Path, directory: str | Path, architecture: str | None = None) -> dict[str, Any]:
+    """Makes a Hugging Face folder of a run's, or of another of Hugging Face's; returns what is in it, as JSON.
+
+    `architecture` names the class it is for; None takes the one that has all the heads.
+
+    Raises: UserError if `directory` holds something, or the model lacks a head of the class.
+    """
+    source = Path(source)
+    b = read_blueprint(source)
+    tokenizer = read_tokenizer(source, b)
+    is_run = not huggingface.is_folder(source)
+    step = (_best(source, b) or newest_step(source)) if is_run else None
+    with jax.set_mesh(make_mesh(MeshConfig(), jax.local_devices()[:1])):
+        params = read_params(source, b, step=step)
+    card = model_card(source, b, step)
+    name = huggingface.write_folder(directory, b, params, tokenizer, architecture=architecture, card=card)
+    return {"architecture": name, "step": step, "labels": list(b.labels)}
+
+
+def import_folder(source: str | Path, directory: str | Path) -> dict[str, Any]:
+    """Makes a run's folder, of no steps, of one of Hugging Face's; returns what is in it, as JSON.
+
+    Raises: UserError if `directory` holds something, or the source is no folder that can be read without a doubt.
+    """
+    directory = Path(directory)
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise UserError(f"{directory} is there already; name a new folder, or empty it")
+    if not huggingface.is_folder(source):
+        raise UserError(f"{source} is no Hugging Face folder: its config.json names no model_type")
+    b = huggingface.read_blueprint(source)
+    tokenizer = read_tokenizer(source, b)
+    facts = {
+        "task": b.task,
+        "labels": list(b.labels),
+        "heads": list(b.heads),
+        "model": dataclasses.asdict(b.config),
+        "imported": str(source),
+    }
+    with jax.set_mesh(make_mesh(MeshConfig(), jax.local_devices()[:1])):
+        params = huggingface.read_params(source, b)
+        try:
+            runs.open_workdir(directory, Imported(), facts, tokenizer)
+            with Checkpoints(directory, CheckpointConfig()) as checkpoints:
+                checkpoints.save(TrainState(jnp.int32(0), params, {}), 0, {})
+        except BaseException:
+            shutil.rmtree(directory, ignore_errors=True)  # complete or not there at all
+            raise
+    parameters = sum(x.size for x in jax.tree.leaves(params))
+    return facts | {"vocabulary": tokenizer.vocab_size, "parameters": parameters}
+
+
+@dataclasses.dataclass(frozen=True)
+class Imported:
+    """The config of what no run of ours has made: nothing."""
