@@ -21,10 +21,9 @@ from bertjax.data.blocks import SPLITS, Block, Split
 from bertjax.data.documents import Document
 from bertjax.data.pairs import IS_RANDOM, Pair, pairs_from_documents
 from bertjax.data.sentences import split_sentences
-from bertjax.data.tokenizer import Tokenizer
+from bertjax.data.tokenizer import Tokenizer, id_dtype
 from bertjax.errors import UserError
 
-SENTENCES_AT_A_TIME = 4096  # to the tokenizer; bounds the memory of what it returns
 ROWS_AT_A_TIME = 1024  # counted at a time
 T = TypeVar("T")
 
@@ -75,11 +74,6 @@ def record_features(vocab_size: int) -> tfds.features.FeaturesDict:
     )
 
 
-def id_dtype(vocab_size: int) -> type[np.generic]:
-    """Returns the smallest type of ids that TFDS stores for the vocabulary."""
-    return np.uint16 if vocab_size <= 1 << 16 else np.int32
-
-
 def write_shard(options: ShardOptions, block: Block) -> Shard:
     """Writes the block's pairs, one a record, and returns what was written; a function of its arguments only.
 
@@ -125,15 +119,10 @@ def _tokenizer(directory: str, vocabulary: str) -> Tokenizer:  # noqa: ARG001 - 
 
 def _encode(documents: Iterable[Document], tokenizer: Tokenizer) -> list[list[np.ndarray]]:
     """Returns the documents that have any tokens, as lists of their sentences' ids."""
-    sentences = [[s for paragraph in d.paragraphs for s in split_sentences(paragraph)] for d in documents]
-    flat = itertools.chain.from_iterable(sentences)
-    dtype = id_dtype(tokenizer.vocab_size)
-    ids = (
-        np.array(sentence_ids, dtype)
-        for batch in _batches(flat, SENTENCES_AT_A_TIME)
-        for sentence_ids in tokenizer.encode_batch(batch)
+    encoded = (
+        [ids for paragraph in d.paragraphs for s in split_sentences(paragraph) if len(ids := tokenizer.encode(s))]
+        for d in documents
     )
-    encoded = [[s for s in itertools.islice(ids, len(document)) if len(s)] for document in sentences]
     return [document for document in encoded if document]
 
 
