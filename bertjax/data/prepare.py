@@ -5,22 +5,19 @@
     manifest.json                                                         settings, sources, counts
     token_counts.npy                                                      int64 [V], ids in the training rows
 
-It is the same, byte for byte, for any number of workers, and complete or not there at all.
+It is the same, byte for byte, for any number of workers and of interruptions, and complete or not there at all.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import fcntl
 import functools
-import hashlib
 import itertools
 import json
 import os
-import shutil
 import sys
 import time
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -30,15 +27,20 @@ import numpy as np
 import tensorflow_datasets as tfds
 import tyro
 
+import bertjax
 from bertjax.data.blocks import SPLITS, Split, blocks_from_documents
 from bertjax.data.corpus import MANIFEST_VERSION, Manifest, open_corpus
 from bertjax.data.documents import DECOMPRESSORS, EncodingErrors, find_files, read_documents
-from bertjax.data.shards import Shard, ShardOptions, record_features, shard_name, write_shard
+from bertjax.data.partial import partial_directory, remove_notes
+from bertjax.data.shards import Shard, ShardOptions, record_features, shard_name, write_shard_once
+from bertjax.data.sources import check_unchanged, describe_sources
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.data.workers import map_in_order
 from bertjax.errors import UserError
 
-BLOCK_SIZE = 16_000_000  # bytes of text; about 200 MB of memory a worker
+BLOCK_SIZES = 1_000_000, 16_000_000  # bytes of text, least and most; between them a part of the whole
+BLOCKS = 32  # of a corpus of middle size, so that the last ones keep all workers busy
+BLOCKS_FOR_WORKERS = 8  # fewer are not worth the start of processes
 VOCABULARY_TEXT = 200_000_000  # bytes of text that a vocabulary is learned from
 
 
@@ -94,14 +96,16 @@ def prepare(config: PrepareConfig, inputs: Sequence[str | Path]) -> Manifest:
     Raises: UserError for what is wrong with the inputs, the vocabulary, or a directory that holds something else.
     """
     files = find_files(inputs)
-    identity = {"version": MANIFEST_VERSION, "settings": _settings(config), "sources": _sources(files)}
+    sources = describe_sources(files)
+    identity = {"version": MANIFEST_VERSION, "settings": _settings(config), "sources": [s.manifest for s in sources]}
     output = Path(os.path.abspath(config.output))
     if output.exists() and any(output.iterdir()):
         return _checked_existing(output, identity)
-    with _partial_directory(output) as partial:
-        tokenizer = _make_tokenizer(config, files)
-        tokenizer.save(partial / "tokenizer")
+    writer = {"bertjax": bertjax.__version__, "unicode": unicodedata.unidata_version, "blocks": BLOCK_SIZES}
+    with partial_directory(output, identity | writer) as partial:
+        tokenizer = _tokenizer(config, files, partial)
         shards = list(_with_progress(_write_shards(config, files, partial, tokenizer), _size_of_text(files)))
+        check_unchanged(sources)
         manifest = identity | _describe(shards, tokenizer, config.seq_len)
         _finish(partial, shards, manifest, tokenizer)
         os.rename(partial, output)
@@ -115,15 +119,6 @@ def _settings(config: PrepareConfig) -> dict[str, Any]:
     if config.vocab is not None:
         settings["vocab"] = Tokenizer.from_vocab(config.vocab, cased=config.cased).fingerprint
     return settings
-
-
-def _sources(files: list[Path]) -> list[dict[str, Any]]:
-    sources = []
-    for path in files:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, functools.partial(hashlib.blake2b, digest_size=16)).hexdigest()
-        sources.append({"name": path.name, "bytes": path.stat().st_size, "blake2b": digest})
-    return sources
 
 
 def _checked_existing(output: Path, identity: Manifest) -> Manifest:
@@ -140,29 +135,14 @@ def _checked_existing(output: Path, identity: Manifest) -> Manifest:
     return manifest
 
 
-@contextlib.contextmanager
-def _partial_directory(output: Path) -> Iterator[Path]:
-    """Gives an empty directory beside `output` to one run at a time; it is removed unless it was renamed."""
-    partial = output.with_name(f"{output.name}.partial")
-    partial.mkdir(parents=True, exist_ok=True)
-    lock = os.open(partial, os.O_RDONLY)
-    try:
-        _lock(lock, output)
-        for leftover in partial.iterdir():  # of a run that was killed
-            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-        try:
-            yield partial
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-    finally:
-        os.close(lock)
-
-
-def _lock(directory: int, output: Path) -> None:
-    try:
-        fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with the process, however that ends
-    except BlockingIOError as error:
-        raise UserError(f"another run is preparing {output}; wait for it, or choose another --output") from error
+def _tokenizer(config: PrepareConfig, files: list[Path], partial: Path) -> Tokenizer:
+    """Returns the tokenizer, which is also in `partial`, possibly of an earlier run."""
+    directory = partial / "tokenizer"
+    if not directory.exists():
+        unfinished = partial / "tokenizer.unfinished"
+        _make_tokenizer(config, files).save(unfinished)
+        os.rename(unfinished, directory)
+    return Tokenizer.load(directory)
 
 
 def _make_tokenizer(config: PrepareConfig, files: list[Path]) -> Tokenizer:
@@ -196,12 +176,16 @@ def _write_shards(config: PrepareConfig, files: list[Path], partial: Path, token
         read_documents(files, config.encoding_errors),
         validation_share=config.validation_share,
         least=2 if config.next_sentence else 1,
-        block_size=BLOCK_SIZE,
+        block_size=_block_size(files),
     )
-    head = list(itertools.islice(blocks, 3))
-    # A corpus of one training block is not worth the start of processes; the tokenizer's threads share it.
-    workers = 1 if len(head) < 3 else config.workers or len(os.sched_getaffinity(0))
-    yield from map_in_order(functools.partial(write_shard, options), itertools.chain(head, blocks), workers)
+    head = list(itertools.islice(blocks, BLOCKS_FOR_WORKERS))
+    workers = 1 if len(head) < BLOCKS_FOR_WORKERS else config.workers or len(os.sched_getaffinity(0))
+    yield from map_in_order(functools.partial(write_shard_once, options), itertools.chain(head, blocks), workers)
+
+
+def _block_size(files: list[Path]) -> int:
+    least, most = BLOCK_SIZES
+    return min(most, max(least, sum(path.stat().st_size for path in files) // BLOCKS))
 
 
 def _size_of_text(files: list[Path]) -> int | None:
@@ -254,6 +238,7 @@ def _describe_split(shards: list[Shard], seq_len: int) -> dict[str, Any]:
     return {
         "rows": rows,
         **counts,
+        **_shares(counts),
         "padding_share": 1 - counts["row_tokens"] / (rows * seq_len),
         "shards": [
             {
@@ -261,14 +246,26 @@ def _describe_split(shards: list[Shard], seq_len: int) -> dict[str, Any]:
                 "rows": shard.rows,
                 "pairs": shard.counts["pairs"],
                 "bytes": shard.size,
+                "blake2b": shard.checksum,
             }
             for index, shard in enumerate(shards)
         ],
     }
 
 
+def _shares(counts: Counter[str]) -> dict[str, float]:
+    several = counts["pairs"] - counts["one_sentence_pairs"]
+    return {
+        "unknown_share": counts["unknown_tokens"] / counts["tokens"],
+        "one_sentence_share": counts["one_sentence_pairs"] / counts["pairs"],
+        # A chunk of one sentence has no other choice; among the others half are meant to be random.
+        "random_share_of_others": (counts["random_pairs"] - counts["one_sentence_pairs"]) / max(1, several),
+    }
+
+
 def _finish(partial: Path, shards: list[Shard], manifest: Manifest, tokenizer: Tokenizer) -> None:
     """Gives the shards their final names and writes what stands beside them."""
+    remove_notes(partial)
     for split in SPLITS:
         described = manifest["splits"][split]["shards"]
         for shard, entry in zip(_of_split(shards, split), described, strict=True):

@@ -6,7 +6,9 @@ import contextlib
 import dataclasses
 import functools
 import itertools
+import json
 import os
+import zipfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -18,6 +20,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from tensorflow_datasets.proto import tf_example_pb2
 
 from bertjax.data.blocks import SPLITS, Block, Split
+from bertjax.data.checksums import checksum
 from bertjax.data.documents import Document
 from bertjax.data.pairs import IS_RANDOM, Pair, pairs_from_documents
 from bertjax.data.sentences import split_sentences
@@ -25,6 +28,7 @@ from bertjax.data.tokenizer import Tokenizer, id_dtype
 from bertjax.errors import UserError
 
 ROWS_AT_A_TIME = 1024  # counted at a time
+NOTE = ".finished.npz"
 T = TypeVar("T")
 
 
@@ -54,6 +58,7 @@ class Shard(NamedTuple):
     counts: Counter[str]
     token_counts: np.ndarray
     """int64 [V], how often each id occurs in the rows."""
+    checksum: str
 
 
 def shard_name(split: Split, number: int, shards: int | None = None) -> str:
@@ -72,6 +77,43 @@ def record_features(vocab_size: int) -> tfds.features.FeaturesDict:
             "pairs": tfds.features.Tensor(shape=(None,), dtype=np.int64, doc="index of the pair in its shard"),
         }
     )
+
+
+def write_shard_once(options: ShardOptions, block: Block) -> Shard:
+    """Returns the block's shard as a run that was killed has left it, or else writes it.
+
+    Raises: UserError as `write_shard` does.
+    """
+    path = Path(options.directory) / shard_name(block.split, block.number)
+    kept = _read_note(path)
+    if kept is not None:
+        return kept
+    shard = write_shard(options, block)
+    _write_note(path, shard)
+    return shard
+
+
+def note_of(path: Path) -> Path:
+    """Returns where stands what a finished shard holds, until the corpus is complete."""
+    return path.with_name(f"{path.name}{NOTE}")
+
+
+def _write_note(path: Path, shard: Shard) -> None:
+    described = json.dumps(shard._replace(token_counts=None)._asdict())  # type: ignore[arg-type]
+    unfinished = note_of(path).with_suffix(".unfinished")
+    with unfinished.open("wb") as file:
+        np.savez_compressed(file, described=np.array(described), token_counts=shard.token_counts)
+    os.replace(unfinished, note_of(path))
+
+
+def _read_note(path: Path) -> Shard | None:
+    try:
+        with np.load(note_of(path), allow_pickle=False) as note:
+            shard = Shard(**json.loads(note["described"].item()) | {"token_counts": note["token_counts"]})
+        whole = checksum(path) == shard.checksum
+    except (OSError, ValueError, zipfile.BadZipFile):  # none, or the machine died before the disk had all of it
+        return None
+    return shard._replace(counts=Counter(shard.counts)) if whole else None
 
 
 def write_shard(options: ShardOptions, block: Block) -> Shard:
@@ -101,7 +143,7 @@ def write_shard(options: ShardOptions, block: Block) -> Shard:
         counts.update(_pair_counts(pairs))
     with _writing(path):
         writer.close()
-    return Shard(block.split, name, counts["pairs"], os.path.getsize(path), counts, token_counts)
+    return Shard(block.split, name, counts["pairs"], os.path.getsize(path), counts, token_counts, checksum(Path(path)))
 
 
 @contextlib.contextmanager
