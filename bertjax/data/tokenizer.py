@@ -166,6 +166,11 @@ class Tokenizer:
         return [self.piece(token_id) for token_id in range(self.vocab_size)]
 
     @functools.cached_property
+    def continues_V(self) -> np.ndarray:
+        """Which pieces continue a word, bool [V]."""
+        return np.array([piece.startswith("##") for piece in self.pieces])
+
+    @functools.cached_property
     def fingerprint(self) -> str:
         """A hash of the vocabulary and of how text is read: equal ones give equal ids."""
         text = "\n".join([repr(_settings(self._backend)), f"cased={self.cased}", *self.pieces])
