@@ -102,7 +102,7 @@ class DataConfig:
     seq_len: int = 128
     """Positions of a row (S). Prepared rows may be shorter, not longer."""
     max_predictions: int = 20
-    """Most masked positions of a pair (M), Google's max_predictions_per_seq."""
+    """Most masked positions of a pair, Google's max_predictions_per_seq; a row has room for all of its pairs."""
     mask_rate: float = 0.15
     """Share of a pair's tokens, the special ones counted, that is predicted."""
     masking: Literal["token", "whole_word", "ngram"] = "token"

@@ -13,10 +13,12 @@ from typing import Any, SupportsIndex
 import numpy as np
 import tensorflow_datasets as tfds
 from google.protobuf.json_format import ParseError
+from google.protobuf.message import DecodeError
+from tensorflow_datasets.proto import tf_example_pb2
 
 from bertjax.data.blocks import Split
 from bertjax.data.checksums import checksum
-from bertjax.data.tokenizer import Tokenizer
+from bertjax.data.tokenizer import Tokenizer, id_dtype
 from bertjax.errors import UserError
 
 MANIFEST_VERSION = 2
@@ -32,6 +34,7 @@ class Records:
         self._where = f"{directory}, split {split}"
         self._directory = directory
         self._vocab_size = manifest["vocabulary"]["entries"]
+        self._id_dtype = id_dtype(self._vocab_size)
         self._shards = shards = manifest["splits"][split]["shards"]
         self._source = tfds.builder_from_directory(directory).as_data_source(split)
         # Shards are written apart and number their pairs from 0; in the split the numbers go on.
@@ -52,8 +55,8 @@ class Records:
         if not 0 <= index < len(self):
             raise IndexError(f"{self._where} has rows 0 to {len(self) - 1}, not {index}")
         try:
-            record: Record = self._source[index]
-        except (RuntimeError, ValueError, KeyError) as error:  # what ArrayRecord and TFDS raise; neither names a file
+            record = _record(self._source.data_source[index], self._id_dtype)
+        except (RuntimeError, ValueError, DecodeError) as error:  # of ArrayRecord and protobuf; neither names a file
             raise UserError(self._damage(index, error)) from error
         if record["ids"].max(initial=0) >= self._vocab_size or record["ids"].min(initial=0) < 0:
             raise UserError(
@@ -74,6 +77,21 @@ class Records:
             f"{path}, record {index - self._first_rows[number]} is damaged ({error}); by its checksum the file {state};"
             " prepare the corpus again"
         )
+
+
+def _record(serialized: bytes, ids: type[np.generic]) -> Record:
+    """Returns what TFDS would, in half the time: it looks up features and shapes for each record anew."""
+    feature = tf_example_pb2.Example.FromString(serialized).features.feature
+
+    def values(name: str, dtype: type[np.generic]) -> np.ndarray:
+        return np.array(feature[name].int64_list.value, dtype)
+
+    return {
+        "ids": values("ids", ids),
+        "lengths": values("lengths", np.int32).reshape(-1, 2),
+        "labels": values("labels", np.int8),
+        "pairs": values("pairs", np.int64),
+    }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +119,7 @@ class Corpus:
     @property
     def pairs_per_row(self) -> int:
         """P: the most pairs that a row holds."""
-        return 1
+        return int(self.manifest["settings"]["pairs_per_row"])
 
     @functools.cached_property
     def fingerprint(self) -> str:

@@ -22,14 +22,18 @@ from tensorflow_datasets.proto import tf_example_pb2
 from bertjax.data.blocks import SPLITS, Block, Split
 from bertjax.data.checksums import checksum
 from bertjax.data.documents import Document
+from bertjax.data.packing import pack
 from bertjax.data.pairs import IS_RANDOM, Pair, pairs_from_documents
 from bertjax.data.sentences import split_sentences
 from bertjax.data.tokenizer import Tokenizer, id_dtype
 from bertjax.errors import UserError
 
 ROWS_AT_A_TIME = 1024  # counted at a time
+PAIRS_AT_A_TIME = 1 << 16  # packed together; bounds the memory, and the last row of so many hardly counts
 NOTE = ".finished.npz"
 T = TypeVar("T")
+Row = list[tuple[int, Pair]]
+"""Pairs with their index in the shard."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +45,7 @@ class ShardOptions:
     vocabulary: str
     """The tokenizer's fingerprint."""
     seq_len: int
+    pairs_per_row: int
     passes: int
     next_sentence: bool
     short_share: float
@@ -117,7 +122,7 @@ def _read_note(path: Path) -> Shard | None:
 
 
 def write_shard(options: ShardOptions, block: Block) -> Shard:
-    """Writes the block's pairs, one a record, and returns what was written; a function of its arguments only.
+    """Writes the block's pairs, a row of them a record, and returns what was written; a function of its arguments only.
 
     Raises: UserError if too few of the documents hold what the tokenizer keeps, or the disk is full.
     """
@@ -134,16 +139,16 @@ def write_shard(options: ShardOptions, block: Block) -> Shard:
     counts["bytes"] = block.size
     token_counts = np.zeros(tokenizer.vocab_size, np.int64)
     writer = ArrayRecordWriter(path, "group_size:1")
-    for rows in _batches(enumerate(_pairs(documents, block, options, tokenizer)), ROWS_AT_A_TIME):
+    for rows in _batches(_rows(_pairs(documents, block, options, tokenizer), options), ROWS_AT_A_TIME):
         with _writing(path):
-            for index, pair in rows:
-                writer.write(_serialize(pair, index))
-        pairs = [pair for _, pair in rows]
+            for row in rows:
+                writer.write(_serialize(row))
+        pairs = [pair for row in rows for _, pair in row]
         token_counts += np.bincount(np.concatenate([pair.ids for pair in pairs]), minlength=len(token_counts))
-        counts.update(_pair_counts(pairs))
+        counts.update(_pair_counts(pairs), rows=len(rows))
     with _writing(path):
         writer.close()
-    return Shard(block.split, name, counts["pairs"], os.path.getsize(path), counts, token_counts, checksum(Path(path)))
+    return Shard(block.split, name, counts["rows"], os.path.getsize(path), counts, token_counts, checksum(Path(path)))
 
 
 @contextlib.contextmanager
@@ -208,12 +213,25 @@ def _pairs(
         )
 
 
-def _serialize(pair: Pair, index: int) -> bytes:
+def _rows(pairs: Iterable[Pair], options: ShardOptions) -> Iterator[Row]:
+    """Yields the pairs in rows, numbered in the order in which they come, packed or not."""
+    numbered = enumerate(pairs)
+    if options.pairs_per_row == 1:
+        yield from ([pair] for pair in numbered)
+        return
+    for window in _batches(numbered, PAIRS_AT_A_TIME):
+        lengths = [len(pair.ids) for _, pair in window]
+        for row in pack(lengths, row_length=options.seq_len, pairs_per_row=options.pairs_per_row):
+            yield [window[index] for index in row]
+
+
+def _serialize(row: Row) -> bytes:
     """Returns what `record_features(...).serialize_example` would, in 14 µs instead of 60, the same bytes always."""
     example = tf_example_pb2.Example()
     feature = example.features.feature
-    feature["ids"].int64_list.value.extend(pair.ids.tolist())
-    feature["lengths"].int64_list.value.extend((pair.first_length, pair.second_length))
-    feature["labels"].int64_list.value.append(pair.label)
-    feature["pairs"].int64_list.value.append(index)
+    for index, pair in row:
+        feature["ids"].int64_list.value.extend(pair.ids.tolist())
+        feature["lengths"].int64_list.value.extend((pair.first_length, pair.second_length))
+        feature["labels"].int64_list.value.append(pair.label)
+        feature["pairs"].int64_list.value.append(index)
     return example.SerializeToString(deterministic=True)

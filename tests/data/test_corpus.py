@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 
 from bertjax.data.corpus import check_shards, open_corpus
 from bertjax.data.prepare import PrepareConfig, prepare
@@ -46,6 +47,15 @@ def test_records_are_read_by_index(prepared: Path) -> None:
     for wrong in (-1, len(corpus.train)):
         with pytest.raises(IndexError, match=f"rows 0 to {len(corpus.train) - 1}, not {wrong}"):
             corpus.train[wrong]
+
+
+def test_records_are_those_that_tfds_reads(prepared: Path) -> None:
+    records = open_corpus(prepared).validation
+    source = tfds.builder_from_directory(prepared).as_data_source("validation")
+    for index in range(len(records)):
+        for name, value in source[index].items():
+            assert records[index][name].dtype == value.dtype
+            np.testing.assert_array_equal(records[index][name], value)
 
 
 def test_records_go_to_other_processes(prepared: Path) -> None:

@@ -180,6 +180,7 @@ def test_a_given_vocabulary_is_used_and_told_by_its_content(tmp_path: Path) -> N
         {"vocab_size": 10},
         {"seq_len": 4},
         {"passes": 0},
+        {"pairs_per_row": 0},
         {"passes": 2, "next_sentence": False},
         {"short_share": 1.5},
         {"validation_share": 0.0},
