@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import finetune
-from benchmarks import few_examples, result
+from benchmarks import few_examples, reading, result
 from bertjax.config import FinetuneConfig
 from bertjax.errors import UserError
 
@@ -72,3 +72,11 @@ def test_a_result_is_one_line_of_json(capsys: pytest.CaptureFixture[str]) -> Non
     printed = json.loads(line)
     assert (printed["benchmark"], printed["seconds"]) == ("name", 1.5)
     assert {"python", "bertjax", "jax"} == printed["versions"].keys()
+
+
+def test_reading_counts_rows(corpus: Path) -> None:
+    found = reading.measure(reading.Arguments(str(corpus), batch_size=8, batches=3, wanted=10**9))
+    assert found["seq_len"] == 32
+    assert 0 < found["slots_used"] < 1
+    assert found["rows_per_second"] > 0
+    assert found["processes"] == pytest.approx(10**9 / found["rows_per_cpu_second"], rel=0.01)
