@@ -15,6 +15,7 @@ import numpy as np
 from bertjax.config import DataConfig
 
 TRAINING, EVALUATION = 0, 1  # streams: the masks of one say nothing of the other's
+_NOTHING_BUFFERED = np.zeros(4, np.uint64)
 _TOO_MANY = 1 << 30  # more tokens than any pair has
 
 
@@ -40,8 +41,24 @@ def draw(seed: int, epoch: int, pair: int, length: int, stream: int = TRAINING) 
 
     A counter-based generator makes this O(1) in epoch and pair (Salmon et al. 2011, Philox).
     """
-    bits = np.random.Philox(key=np.array([seed, epoch], np.uint64), counter=np.array([0, pair, stream, 0], np.uint64))
+    bits = np.random.Philox(0)
+    _set_state(bits, seed, epoch, pair, stream)
     return np.random.Generator(bits).random((4, length))
+
+
+def _set_state(bits: np.random.Philox, seed: int, epoch: int, pair: int, stream: int) -> None:
+    """Puts the generator where one of this key and counter starts; to make a new one would take twice as long."""
+    bits.state = {
+        "bit_generator": "Philox",
+        "state": {
+            "counter": np.array((0, pair, stream, 0), np.uint64),
+            "key": np.array((seed, epoch), np.uint64),
+        },
+        "buffer": _NOTHING_BUFFERED,
+        "buffer_pos": len(_NOTHING_BUFFERED),
+        "has_uint32": 0,
+        "uinteger": 0,
+    }
 
 
 def mask_rows(
@@ -202,11 +219,14 @@ def draws_for(
 
     Pairs follow each other from the first position on.
     """
-    draws_4BS = np.ones((4, *spans_BS.shape))
+    bits = np.random.Philox(0)
+    generator = np.random.Generator(bits)
+    draws_4BS = np.zeros((4, *spans_BS.shape))
     ends_BP = np.cumsum(_lengths(spans_BS, max(map(len, pairs), default=0)), axis=1).tolist()
     for b, (row_pairs, epoch) in enumerate(zip(pairs, epochs, strict=True)):
         start = 0
         for pair, end in zip(row_pairs.tolist(), ends_BP[b], strict=False):
-            draws_4BS[:, b, start:end] = draw(seed, epoch, pair, end - start, stream)
+            _set_state(bits, seed, epoch, pair, stream)
+            draws_4BS[:, b, start:end] = generator.random((4, end - start))
             start = end
     return draws_4BS

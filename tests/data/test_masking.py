@@ -122,6 +122,15 @@ def test_the_draws_of_a_pair_stay_what_they_were() -> None:
     assert masked.predict_BM[0][masked.weights_BM[0] > 0].tolist() == GOLDEN_PLACES
 
 
+def test_draws_of_a_batch_are_those_of_its_pairs_and_of_philox() -> None:
+    _, spans_BS, _ = rows([[40, 50], [128]])
+    draws_4BS = masking.draws_for(spans_BS, [np.array([7, 2**40]), np.array([9])], [3, 4], seed=5, stream=1)
+    assert (draws_4BS[:, 0, 40:90] == masking.draw(5, 3, 2**40, 50, 1)).all()
+    assert (draws_4BS[:, 1] == masking.draw(5, 4, 9, 128, 1)).all()
+    philox = np.random.Philox(key=np.array([5, 3], np.uint64), counter=np.array([0, 7, 1, 0], np.uint64))
+    assert (draws_4BS[:, 0, :40] == np.random.Generator(philox).random((4, 40))).all()
+
+
 def words_of(ids_BS: np.ndarray, maskable_BS: np.ndarray) -> list[list[tuple[int, ...]]]:
     """Returns for each row the positions of each of its words, found a piece at a time."""
     rows_of_words = []
