@@ -115,10 +115,10 @@ def _prepare(config: PrepareConfig, files: list[Path], output: Path) -> Manifest
         tokenizer = _tokenizer(config, files, partial)
         skipped: Counter[str] = Counter()
         written = _write_shards(config, files, partial, tokenizer, skipped)
-        shards = list(_with_progress(written, _size_of_text(files)))
+        shards, token_counts = _collect(_with_progress(written, _size_of_text(files)), tokenizer)
         check_unchanged(sources)
         manifest = identity | {"skipped_lines": skipped.total()} | _describe(shards, tokenizer, config.seq_len)
-        _finish(partial, shards, manifest, tokenizer)
+        _finish(partial, shards, manifest, token_counts)
         os.rename(partial, output)
     return manifest
 
@@ -238,6 +238,18 @@ def _progress(counts: Counter[str], seconds: float) -> str:
     return f"prepared {size:.1f} MB, {counts['documents']} documents, {counts['pairs']} rows, {size / seconds:.2f} MB/s"
 
 
+def _collect(shards: Iterable[Shard], tokenizer: Tokenizer) -> tuple[list[Shard], np.ndarray]:
+    """Returns the shards, without what would make the memory grow with their number, and the counts of ids to train."""
+    token_counts = np.zeros(tokenizer.vocab_size, np.int64)
+    collected = []
+    for shard in shards:
+        if shard.split == "train":
+            token_counts += shard.token_counts
+        collected.append(shard._replace(token_counts=token_counts[:0]))
+    token_counts[list(tokenizer.special_ids)] = 0
+    return collected, token_counts
+
+
 def _describe(shards: list[Shard], tokenizer: Tokenizer, seq_len: int) -> Manifest:
     return {
         "vocabulary": {
@@ -286,7 +298,7 @@ def _shares(counts: Counter[str]) -> dict[str, float]:
     }
 
 
-def _finish(partial: Path, shards: list[Shard], manifest: Manifest, tokenizer: Tokenizer) -> None:
+def _finish(partial: Path, shards: list[Shard], manifest: Manifest, token_counts: np.ndarray) -> None:
     """Gives the shards their final names and writes what stands beside them."""
     remove_notes(partial)
     for split in SPLITS:
@@ -294,8 +306,6 @@ def _finish(partial: Path, shards: list[Shard], manifest: Manifest, tokenizer: T
         for shard, entry in zip(_of_split(shards, split), described, strict=True):
             os.rename(partial / shard.name, partial / entry["name"])
     _write_tfds_metadata(partial, manifest)
-    token_counts = sum((shard.token_counts for shard in _of_split(shards, "train")), np.zeros((), np.int64))
-    token_counts[list(tokenizer.special_ids)] = 0
     np.save(partial / "token_counts.npy", token_counts)
     (partial / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
 
