@@ -21,7 +21,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -30,16 +30,17 @@ import tyro
 import bertjax
 from bertjax.data.blocks import SPLITS, Split, blocks_from_documents
 from bertjax.data.corpus import MANIFEST_VERSION, Manifest, open_corpus
-from bertjax.data.documents import DECOMPRESSORS, EncodingErrors, find_files, read_documents
+from bertjax.data.documents import DECOMPRESSORS, EncodingErrors, Skip, find_files, read_documents
 from bertjax.data.partial import partial_directory, remove_notes
 from bertjax.data.shards import Shard, ShardOptions, record_features, shard_name, write_shard_once
-from bertjax.data.sources import check_unchanged, describe_sources
+from bertjax.data.sources import check_unchanged, describe_sources, with_standard_input
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.data.workers import map_in_order
 from bertjax.errors import UserError
 
 BLOCK_SIZES = 1_000_000, 16_000_000  # bytes of text, least and most; between them a part of the whole
 BLOCKS = 32  # of a corpus of middle size, so that the last ones keep all workers busy
+SKIPPED_SHOWN = 3  # bad lines that are said, of those that are counted
 BLOCKS_FOR_WORKERS = 8  # fewer are not worth the start of processes
 VOCABULARY_TEXT = 200_000_000  # bytes of text that a vocabulary is learned from
 
@@ -74,6 +75,10 @@ class PrepareConfig:
     """Of the segments and negatives."""
     encoding_errors: EncodingErrors = "strict"
     """`replace` puts U+FFFD for bytes that are not UTF-8."""
+    skip_bad_lines: bool = False
+    """Leave out lines of .jsonl that are no such JSON, and count them in the manifest."""
+    input_format: Literal["txt", "jsonl"] | None = None
+    """Of standard input, which is named `-`."""
 
     def __post_init__(self) -> None:
         checks = {
@@ -98,19 +103,25 @@ def prepare(config: PrepareConfig, inputs: Sequence[str | Path]) -> Manifest:
 
     Raises: UserError for what is wrong with the inputs, the vocabulary, or a directory that holds something else.
     """
-    files = find_files(inputs)
+    output = Path(os.path.abspath(config.output))
+    with with_standard_input(inputs, config.input_format, output.parent) as named:
+        return _prepare(config, find_files(named), output)
+
+
+def _prepare(config: PrepareConfig, files: list[Path], output: Path) -> Manifest:
     sources = describe_sources(files)
     identity = {"version": MANIFEST_VERSION, "settings": _settings(config), "sources": [s.manifest for s in sources]}
-    output = Path(os.path.abspath(config.output))
     if output.exists() and any(output.iterdir()):
         return _checked_existing(output, identity)
     writer = {"bertjax": bertjax.__version__, "unicode": unicodedata.unidata_version, "blocks": BLOCK_SIZES}
     with partial_directory(output, identity | writer) as partial:
         tokenizer = _tokenizer(config, files, partial)
-        shards = list(_with_progress(_write_shards(config, files, partial, tokenizer), _size_of_text(files)))
+        skipped: Counter[str] = Counter()
+        written = _write_shards(config, files, partial, tokenizer, skipped)
+        shards, token_counts = _collect(_with_progress(written, _size_of_text(files)), tokenizer)
         check_unchanged(sources)
-        manifest = identity | _describe(shards, tokenizer, config.seq_len)
-        _finish(partial, shards, manifest, tokenizer)
+        manifest = identity | {"skipped_lines": skipped.total()} | _describe(shards, tokenizer, config.seq_len)
+        _finish(partial, shards, manifest, token_counts)
         os.rename(partial, output)
     return manifest
 
@@ -118,7 +129,7 @@ def prepare(config: PrepareConfig, inputs: Sequence[str | Path]) -> Manifest:
 def _settings(config: PrepareConfig) -> dict[str, Any]:
     """Returns what decides about the rows besides the sources."""
     settings = dataclasses.asdict(config)
-    del settings["output"], settings["workers"]
+    del settings["output"], settings["workers"], settings["input_format"]
     if config.vocab is not None:
         settings["vocab"] = Tokenizer.from_vocab(config.vocab, cased=config.cased).fingerprint
     return settings
@@ -152,7 +163,7 @@ def _make_tokenizer(config: PrepareConfig, files: list[Path]) -> Tokenizer:
     if config.vocab is not None:
         return Tokenizer.from_vocab(config.vocab, cased=config.cased)
     print(f"learning a vocabulary from at most {VOCABULARY_TEXT // 1_000_000} MB of text", file=sys.stderr)
-    documents = read_documents(files, config.encoding_errors)
+    documents = read_documents(files, config.encoding_errors, _skip(config, Counter(), shown=0))
     texts = _take_text((paragraph for document in documents for paragraph in document.paragraphs), VOCABULARY_TEXT)
     return Tokenizer.train(texts, vocab_size=config.vocab_size, cased=config.cased)
 
@@ -165,7 +176,10 @@ def _take_text(paragraphs: Iterable[str], size: int) -> Iterator[str]:
             return
 
 
-def _write_shards(config: PrepareConfig, files: list[Path], partial: Path, tokenizer: Tokenizer) -> Iterator[Shard]:
+def _write_shards(
+    config: PrepareConfig, files: list[Path], partial: Path, tokenizer: Tokenizer, skipped: Counter[str]
+) -> Iterator[Shard]:
+    """Yields the shards as they are written, and counts the lines that are skipped."""
     options = ShardOptions(
         directory=str(partial),
         vocabulary=tokenizer.fingerprint,
@@ -177,7 +191,7 @@ def _write_shards(config: PrepareConfig, files: list[Path], partial: Path, token
         seed=config.seed,
     )
     blocks = blocks_from_documents(
-        read_documents(files, config.encoding_errors),
+        read_documents(files, config.encoding_errors, _skip(config, skipped)),
         validation_share=config.validation_share,
         least=2 if config.next_sentence else 1,
         block_size=_block_size(files),
@@ -185,6 +199,15 @@ def _write_shards(config: PrepareConfig, files: list[Path], partial: Path, token
     head = list(itertools.islice(blocks, BLOCKS_FOR_WORKERS))
     workers = 1 if len(head) < BLOCKS_FOR_WORKERS else config.workers or len(os.sched_getaffinity(0))
     yield from map_in_order(functools.partial(write_shard_once, options), itertools.chain(head, blocks), workers)
+
+
+def _skip(config: PrepareConfig, skipped: Counter[str], shown: int = SKIPPED_SHOWN) -> Skip | None:
+    def skip(error: UserError) -> None:
+        skipped["lines"] += 1
+        if skipped["lines"] <= shown:
+            print(f"skipped {error}", file=sys.stderr)
+
+    return skip if config.skip_bad_lines else None
 
 
 def _block_size(files: list[Path]) -> int:
@@ -217,6 +240,18 @@ def _with_progress(shards: Iterable[Shard], total: int | None) -> Iterator[Shard
 def _progress(counts: Counter[str], seconds: float) -> str:
     size = counts["bytes"] / 1e6
     return f"prepared {size:.1f} MB, {counts['documents']} documents, {counts['rows']} rows, {size / seconds:.2f} MB/s"
+
+
+def _collect(shards: Iterable[Shard], tokenizer: Tokenizer) -> tuple[list[Shard], np.ndarray]:
+    """Returns the shards, without what would make the memory grow with their number, and the counts of ids to train."""
+    token_counts = np.zeros(tokenizer.vocab_size, np.int64)
+    collected = []
+    for shard in shards:
+        if shard.split == "train":
+            token_counts += shard.token_counts
+        collected.append(shard._replace(token_counts=token_counts[:0]))
+    token_counts[list(tokenizer.special_ids)] = 0
+    return collected, token_counts
 
 
 def _describe(shards: list[Shard], tokenizer: Tokenizer, seq_len: int) -> Manifest:
@@ -265,7 +300,7 @@ def _shares(counts: Counter[str]) -> dict[str, float]:
     }
 
 
-def _finish(partial: Path, shards: list[Shard], manifest: Manifest, tokenizer: Tokenizer) -> None:
+def _finish(partial: Path, shards: list[Shard], manifest: Manifest, token_counts: np.ndarray) -> None:
     """Gives the shards their final names and writes what stands beside them."""
     remove_notes(partial)
     for split in SPLITS:
@@ -273,8 +308,6 @@ def _finish(partial: Path, shards: list[Shard], manifest: Manifest, tokenizer: T
         for shard, entry in zip(_of_split(shards, split), described, strict=True):
             os.rename(partial / shard.name, partial / entry["name"])
     _write_tfds_metadata(partial, manifest)
-    token_counts = sum((shard.token_counts for shard in _of_split(shards, "train")), np.zeros((), np.int64))
-    token_counts[list(tokenizer.special_ids)] = 0
     np.save(partial / "token_counts.npy", token_counts)
     (partial / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +22,27 @@ class Source(NamedTuple):
     """Nanoseconds."""
     manifest: dict[str, Any]
     """What the manifest says of it."""
+
+
+@contextlib.contextmanager
+def with_standard_input(
+    inputs: Sequence[str | Path], input_format: str | None, directory: Path
+) -> Iterator[list[str | Path]]:
+    """Gives the inputs with a file in place of `-`: text is read twice, and must be the same when a run goes on.
+
+    Raises: UserError if the form of standard input is not given.
+    """
+    if "-" not in inputs:
+        yield list(inputs)
+        return
+    if input_format is None:
+        raise UserError("standard input (-) has no name that tells its form; give --input-format txt or jsonl")
+    directory.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=directory, prefix=".standard-input-") as copies:
+        copy = Path(copies) / f"standard-input.{input_format}"
+        with copy.open("wb") as file:
+            shutil.copyfileobj(sys.stdin.buffer, file)
+        yield [copy if name == "-" else name for name in inputs]
 
 
 def describe_sources(files: Iterable[Path]) -> list[Source]:

@@ -198,11 +198,10 @@ def _wordpiece(backend: tokenizers.Tokenizer) -> WordPiece | None:
     if not googles or not parted or not all(token["special"] for token in settings["added_tokens"]):
         return None
     lowercase, strip_accents = normalizer["lowercase"], normalizer["strip_accents"]
-    vocabulary = backend.get_vocab()
     return WordPiece(
-        vocabulary,
+        backend.get_vocab(),
         WordPieceSettings(
-            unk_id=vocabulary[model["unk_token"]],
+            unknown=model["unk_token"],
             prefix=model["continuing_subword_prefix"],
             max_word_length=model["max_input_chars_per_word"],
             lowercase=lowercase,

@@ -28,7 +28,8 @@ _CHINESE = (
 class WordPieceSettings(NamedTuple):
     """What a tokenizer says about itself."""
 
-    unk_id: int
+    unknown: str
+    """The piece for what cannot be made up of pieces."""
     prefix: str
     """Before pieces that continue a word."""
     max_word_length: int
@@ -46,10 +47,9 @@ class WordPiece(dict[str, bytes]):
 
     def __init__(self, vocabulary: Mapping[str, int], settings: WordPieceSettings, dtype: type[np.generic]):
         super().__init__()
-        self._vocabulary = vocabulary
         self._settings = settings
         self._dtype = dtype
-        self._longest_piece = max(map(len, vocabulary))
+        self._pieces = _Pieces({piece: dtype(token_id).tobytes() for piece, token_id in vocabulary.items()}, settings)
         self._cleaned = _Cleaned()
         self._parted = _Parted()
         self._words = re.compile(rf"[{_CHINESE}]|[^\s{_CHINESE}]+" if settings.split_chinese else r"\S+")
@@ -65,13 +65,9 @@ class WordPiece(dict[str, bytes]):
         return self._words.finditer(_REMOVED_WHITE_SPACE.sub("\0", text))
 
     def __missing__(self, word: str) -> bytes:
-        ids = np.array([token_id for part in self._parts(word) for token_id in self._pieces(part)], self._dtype)
-        encoded = ids.tobytes()
-        if len(word) <= LONGEST_REMEMBERED:
-            if len(self) >= MOST_WORDS:
-                self.clear()
-            self[word] = encoded
-        return encoded
+        ids = b"".join(map(self._pieces.__getitem__, self._parts(word)))
+        _remember(self, word, ids)
+        return ids
 
     def _parts(self, word: str) -> list[str]:
         """Returns what normalization leaves of the word, parted at punctuation."""
@@ -84,21 +80,42 @@ class WordPiece(dict[str, bytes]):
             word = "".join(c for c in decomposed if unicodedata.category(c) != "Mn")
         return [word] if word.isalnum() else word.translate(self._parted).split()
 
-    def _pieces(self, part: str) -> list[int]:
-        """Returns the longest pieces that make up the part, from its start on; [UNK] if there are none."""
-        if len(part) > self._settings.max_word_length:
-            return [self._settings.unk_id]
-        ids, start, prefix = [], 0, ""
+
+class _Pieces(dict[str, bytes]):
+    """From a part of a word to the ids of the longest pieces that make it up, from its start on, or of [UNK]."""
+
+    def __init__(self, vocabulary: Mapping[str, bytes], settings: WordPieceSettings):
+        super().__init__()
+        self._vocabulary = vocabulary
+        self._unknown = vocabulary[settings.unknown]
+        self._prefix = settings.prefix
+        self._max_word_length = settings.max_word_length
+        self._longest_piece = max(map(len, vocabulary))
+
+    def __missing__(self, part: str) -> bytes:
+        ids = self._unknown if len(part) > self._max_word_length else self._taken_apart(part)
+        _remember(self, part, ids)
+        return ids
+
+    def _taken_apart(self, part: str) -> bytes:
+        ids, start, prefix = b"", 0, ""
         while start < len(part):
             for end in range(min(len(part), start + self._longest_piece), start, -1):
                 token_id = self._vocabulary.get(prefix + part[start:end])
                 if token_id is not None:
                     break
             else:
-                return [self._settings.unk_id]
-            ids.append(token_id)
-            start, prefix = end, self._settings.prefix
+                return self._unknown
+            ids += token_id
+            start, prefix = end, self._prefix
         return ids
+
+
+def _remember(words: dict[str, bytes], word: str, ids: bytes) -> None:
+    if len(word) <= LONGEST_REMEMBERED:
+        if len(words) >= MOST_WORDS:
+            words.clear()
+        words[word] = ids
 
 
 class _Cleaned(dict[int, str]):

@@ -1,6 +1,7 @@
 import dataclasses
 import filecmp
 import hashlib
+import io
 import json
 import os
 import random
@@ -204,6 +205,36 @@ if __name__ == "__main__":
     with reported():
         module.prepare(module.PrepareConfig(sys.argv[2], vocab_size=200, seq_len=48, workers=1), [sys.argv[1]])
 """
+
+
+def test_bad_lines_are_skipped_when_asked_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = write_corpus(tmp_path / "a.jsonl", 20)
+    prepare(make_config(tmp_path / "good"), [source])
+    lines = source.read_text().splitlines()
+    source.write_text("\r\n".join([*lines[:5], "{", '{"body": "x"}', "", *lines[5:], "[1", '{"text": ""}', "5"]))
+    with pytest.raises(UserError, match=r"a\.jsonl:6: not JSON"):
+        prepare(make_config(tmp_path / "out"), [source])
+    capsys.readouterr()
+    manifest = prepare(make_config(tmp_path / "out", skip_bad_lines=True), [source])
+    assert manifest["skipped_lines"] == 4
+    assert capsys.readouterr().err.count("skipped /") == 3
+    changed = {"manifest.json"}
+    assert set(differences(tmp_path / "good", tmp_path / "out")) == changed
+
+
+def test_standard_input_is_a_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = write_corpus(tmp_path / "standard-input.jsonl", 20)
+    prepare(make_config(tmp_path / "file"), [source])
+    for input_format, message in ((None, "--input-format txt or jsonl"), ("jsonl", None)):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(source.read_bytes())))
+        config = make_config(tmp_path / "out", input_format=input_format)
+        if message:
+            with pytest.raises(UserError, match=message):
+                prepare(config, ["-"])
+        else:
+            prepare(config, ["-"])
+    assert differences(tmp_path / "file", tmp_path / "out") == []
+    assert sorted(os.listdir(tmp_path)) == ["file", "out", "standard-input.jsonl"]
 
 
 def kill_after_shards(run: subprocess.Popen[str], partial: Path, count: int) -> None:

@@ -42,7 +42,12 @@ VOCABULARY = list(dict.fromkeys(VOCABULARY))
 
 def make_wordpiece(*, lowercase: bool, vocabulary: list[str] = VOCABULARY) -> WordPiece:
     settings = WordPieceSettings(
-        unk_id=1, prefix="##", max_word_length=200, lowercase=lowercase, strip_accents=lowercase, split_chinese=True
+        unknown="[UNK]",
+        prefix="##",
+        max_word_length=200,
+        lowercase=lowercase,
+        strip_accents=lowercase,
+        split_chinese=True,
     )
     return WordPiece({piece: token_id for token_id, piece in enumerate(vocabulary)}, settings, np.uint16)
 
@@ -97,7 +102,7 @@ def test_the_tokenizers_library_differs_on_some_characters_only() -> None:
 
 def test_settings_of_its_own_are_kept() -> None:
     settings = WordPieceSettings(
-        unk_id=0, prefix="@", max_word_length=3, lowercase=True, strip_accents=False, split_chinese=False
+        unknown="?", prefix="@", max_word_length=3, lowercase=True, strip_accents=False, split_chinese=False
     )
     vocabulary = ["?", "é", "@b", "今x", "a"]
     wordpiece = WordPiece({piece: token_id for token_id, piece in enumerate(vocabulary)}, settings, np.int32)
