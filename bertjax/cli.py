@@ -21,11 +21,11 @@ class Prepare:
     """Prepares text for pretraining: documents, sentences, word pieces, pairs, shards.
 
     Reads .txt (a blank line between documents) and .jsonl (an object a line with "text" or "paragraphs"), also
-    compressed (.gz .bz2 .xz .zst).
+    compressed (.gz .bz2 .xz .zst), standard input (-), and TFDS data sets in ArrayRecord form (tfds:NAME).
     """
 
     inputs: Annotated[tuple[str, ...], tyro.conf.Positional]
-    """Files, folders or patterns."""
+    """Files, folders, patterns, - or tfds:NAME[/config]."""
     settings: Annotated[PrepareConfig, tyro.conf.arg(name="")]
 
     def run(self) -> None:

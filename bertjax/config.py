@@ -134,9 +134,13 @@ class DataConfig:
     seq_len: int = 128
     """Positions of a row (S). Prepared rows may be shorter, not longer."""
     max_predictions: int = 20
-    """Most masked positions of a pair (M), Google's max_predictions_per_seq."""
+    """Most masked positions of a pair, Google's max_predictions_per_seq; a row has room for all of its pairs."""
     mask_rate: float = 0.15
     """Share of a pair's tokens, the special ones counted, that is predicted."""
+    masking: Literal["token", "whole_word", "ngram"] = "token"
+    """What is predicted together: nothing; all pieces of a word; runs of whole words, n of them with p(n) like 1/n."""
+    ngram_max: int = 3
+    """Most words of a run (with `masking=ngram`)."""
     mask_token_share: float = 0.8
     """Of the predicted positions, the share that reads [MASK]."""
     random_token_share: float = 0.1
@@ -148,7 +152,12 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         _check(self.seq_len >= 8, f"seq_len={self.seq_len} is too short; use at least 8")
-        _check_positive(max_predictions=self.max_predictions, prefetch=self.prefetch, threads=self.threads)
+        _check_positive(
+            max_predictions=self.max_predictions,
+            ngram_max=self.ngram_max,
+            prefetch=self.prefetch,
+            threads=self.threads,
+        )
         _check_share(
             mask_rate=self.mask_rate,
             mask_token_share=self.mask_token_share,

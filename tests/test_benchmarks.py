@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 import finetune
-from benchmarks import few_examples, result
+from benchmarks import few_examples, prepare, reading, result
 from bertjax.config import FinetuneConfig
+from bertjax.data.tokenizer import SPECIAL_PIECES
 from bertjax.errors import UserError
 
 
@@ -72,3 +73,23 @@ def test_a_result_is_one_line_of_json(capsys: pytest.CaptureFixture[str]) -> Non
     printed = json.loads(line)
     assert (printed["benchmark"], printed["seconds"]) == ("name", 1.5)
     assert {"python", "bertjax", "jax"} == printed["versions"].keys()
+
+
+def test_reading_counts_rows(corpus: Path) -> None:
+    found = reading.measure(reading.Arguments(str(corpus), batch_size=8, batches=3, wanted=10**9))
+    assert found["seq_len"] == 32
+    assert 0 < found["slots_used"] < 1
+    assert found["rows_per_second"] > 0
+    assert found["processes"] == pytest.approx(10**9 / found["rows_per_cpu_second"], rel=0.01)
+
+
+def test_preparing_is_compared_with_the_bare_tokenizer(tmp_path: Path) -> None:
+    text, vocab = tmp_path / "a.txt", tmp_path / "vocab.txt"
+    text.write_text("\n\n".join(f"Bees fly {'home ' * n}. They sleep." for n in range(9)))
+    vocab.write_text("\n".join([*SPECIAL_PIECES, "bees", "fly", "home", "."]))
+    found = prepare.compare(prepare.Arguments(str(text), str(vocab), rounds=1))
+    assert found["megabytes"] == pytest.approx(len(text.read_bytes()) / 1e6, rel=0.1)
+    assert set(found["gain_of_second_core"]) == {"bare", "ours"}
+    for variant in prepare.VARIANTS:
+        assert found[variant]["megabytes_per_second"] == found["megabytes"] / found[variant]["seconds"]
+        assert 0 < found[variant]["gigabytes"] < 4

@@ -32,6 +32,7 @@ MISTAKES: list[tuple[Callable[..., Any], dict[str, Any], str]] = [
     (DataConfig, {"seq_len": 7}, r"seq_len=7 is too short; use at least 8"),
     (DataConfig, {"mask_rate": math.nan}, r"mask_rate=nan is not between 0 and 1"),
     (DataConfig, {"mask_token_share": 0.95}, r"mask_token_share \+ random_token_share = 1\.05 is more than 1"),
+    (DataConfig, {"ngram_max": 0}, r"ngram_max=0 is not greater than 0"),
     (DataConfig, {"prefetch": 0}, r"prefetch=0 is not greater than 0"),
     (OptimizerConfig, {"peak_lr": math.nan}, r"peak_lr=nan is not greater than 0"),
     (OptimizerConfig, {"warmup_steps": -5}, r"warmup_steps=-5 is negative"),

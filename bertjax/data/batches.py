@@ -126,16 +126,16 @@ def _assemble(
 
     tokenizer = corpus.tokenizer
     maskable_BS = (spans_BS > 0) & (ids_BS != tokenizer.cls_id) & (ids_BS != tokenizer.sep_id)
-    draws_3BS = masking.draws_for(spans_BS, [row["pairs"] for row in rows], epochs, seed=seed, stream=stream)
+    draws_4BS = masking.draws_for(spans_BS, [row["pairs"] for row in rows], epochs, seed=seed, stream=stream)
     masked = masking.mask_rows(
         ids_BS,
         spans_BS,
         maskable_BS,
-        draws_3BS,
+        draws_4BS,
         c,
         pairs_per_row=pairs_per_row,
         mask_id=tokenizer.mask_id,
-        vocab_size=tokenizer.vocab_size,
+        continues_V=tokenizer.continues_V,
     )
     return {
         "ids": masked.ids_BS,

@@ -13,12 +13,15 @@ from typing import Any, SupportsIndex
 import numpy as np
 import tensorflow_datasets as tfds
 from google.protobuf.json_format import ParseError
+from google.protobuf.message import DecodeError
+from tensorflow_datasets.proto import tf_example_pb2
 
 from bertjax.data.blocks import Split
-from bertjax.data.tokenizer import Tokenizer
+from bertjax.data.checksums import checksum
+from bertjax.data.tokenizer import Tokenizer, id_dtype
 from bertjax.errors import UserError
 
-MANIFEST_VERSION = 1
+MANIFEST_VERSION = 2
 
 Manifest = dict[str, Any]
 Record = dict[str, np.ndarray]
@@ -29,8 +32,10 @@ class Records:
 
     def __init__(self, directory: Path, split: Split, manifest: Manifest):
         self._where = f"{directory}, split {split}"
+        self._directory = directory
         self._vocab_size = manifest["vocabulary"]["entries"]
-        shards = manifest["splits"][split]["shards"]
+        self._id_dtype = id_dtype(self._vocab_size)
+        self._shards = shards = manifest["splits"][split]["shards"]
         self._source = tfds.builder_from_directory(directory).as_data_source(split)
         # Shards are written apart and number their pairs from 0; in the split the numbers go on.
         self._first_rows = np.cumsum([0, *(shard["rows"] for shard in shards)])
@@ -50,16 +55,43 @@ class Records:
         if not 0 <= index < len(self):
             raise IndexError(f"{self._where} has rows 0 to {len(self) - 1}, not {index}")
         try:
-            record: Record = self._source[index]
-        except (RuntimeError, ValueError, KeyError) as error:  # what ArrayRecord and TFDS raise; neither names a file
-            raise UserError(f"{self._where}, record {index} is damaged ({error}); prepare the corpus again") from error
+            record = _record(self._source.data_source[index], self._id_dtype)
+        except (RuntimeError, ValueError, DecodeError) as error:  # of ArrayRecord and protobuf; neither names a file
+            raise UserError(self._damage(index, error)) from error
         if record["ids"].max(initial=0) >= self._vocab_size or record["ids"].min(initial=0) < 0:
             raise UserError(
                 f"{self._where}, record {index} holds the id {record['ids'].max()}, but the vocabulary has"
                 f" {self._vocab_size} entries; prepare the corpus again"
             )
-        shard = np.searchsorted(self._first_rows, index, side="right") - 1
-        return record | {"pairs": record["pairs"] + self._first_pairs[shard]}
+        return record | {"pairs": record["pairs"] + self._first_pairs[self._shard_of(index)]}
+
+    def _shard_of(self, index: int) -> int:
+        return int(np.searchsorted(self._first_rows, index, side="right")) - 1
+
+    def _damage(self, index: int, error: Exception) -> str:
+        number = self._shard_of(index)
+        shard = self._shards[number]
+        path = self._directory / shard["name"]
+        state = "is as it was written" if _is_as_written(path, shard) else "is not what was written"
+        return (
+            f"{path}, record {index - self._first_rows[number]} is damaged ({error}); by its checksum the file {state};"
+            " prepare the corpus again"
+        )
+
+
+def _record(serialized: bytes, ids: type[np.generic]) -> Record:
+    """Returns what TFDS would, in half the time: it looks up features and shapes for each record anew."""
+    feature = tf_example_pb2.Example.FromString(serialized).features.feature
+
+    def values(name: str, dtype: type[np.generic]) -> np.ndarray:
+        return np.array(feature[name].int64_list.value, dtype)
+
+    return {
+        "ids": values("ids", ids),
+        "lengths": values("lengths", np.int32).reshape(-1, 2),
+        "labels": values("labels", np.int8),
+        "pairs": values("pairs", np.int64),
+    }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +114,7 @@ class Corpus:
     @property
     def pairs_per_row(self) -> int:
         """P: the most pairs that a row holds."""
-        return 1
+        return int(self.manifest["settings"]["pairs_per_row"])
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -110,6 +142,18 @@ def open_corpus(directory: str | Path) -> Corpus:
     except (OSError, ValueError, ParseError) as error:
         raise UserError(f"{directory} is not complete ({error}); prepare the corpus again") from error
     return Corpus(directory, records["train"], records["validation"], tokenizer, manifest, token_counts)
+
+
+def check_shards(directory: Path) -> None:
+    """Reads all shards; raises UserError, with their names, if any is not what was written."""
+    shards = [shard for split in read_manifest(directory)["splits"].values() for shard in split["shards"]]
+    damaged = [str(directory / s["name"]) for s in shards if not _is_as_written(directory / s["name"], s)]
+    if damaged:
+        raise UserError(f"{', '.join(damaged)} is not what was written; prepare the corpus again")
+
+
+def _is_as_written(path: Path, shard: dict[str, Any]) -> bool:
+    return path.is_file() and checksum(path) == shard["blake2b"]
 
 
 def read_manifest(directory: Path) -> Manifest:

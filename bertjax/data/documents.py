@@ -16,11 +16,14 @@ from typing import Any, BinaryIO, Literal, NamedTuple
 
 import zstandard
 
+from bertjax.data import tfds_text
 from bertjax.errors import UserError
 
 Decompressor = Callable[[BinaryIO], Any]  # Any: each library has a file class of its own
 EncodingErrors = Literal["strict", "replace"]
+Skip = Callable[[UserError], object]
 
+TFDS = "tfds:"
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -41,33 +44,56 @@ class Line(NamedTuple):
 def find_files(paths: Sequence[str | Path]) -> list[Path]:
     """Returns the files that files, directories (their files of a known suffix) and patterns stand for, in order.
 
+    `tfds:NAME` stands for the shards of a data set of TFDS.
+
     Raises: UserError if one of them matches nothing or a file has an unknown suffix.
     """
-    files = [file for path in paths for file in _matches(Path(path))]
+    files = [file for path in paths for file in _matches(path)]
     if not files:
         raise UserError("no input files were given; name files, directories or patterns")
     for file in files:
-        _format_of(file)
+        if not tfds_text.is_shard(file):
+            _format_of(file)
     return files
 
 
-def read_documents(paths: Sequence[str | Path], encoding_errors: EncodingErrors = "strict") -> Iterator[Document]:
+def read_documents(
+    paths: Sequence[str | Path],
+    encoding_errors: EncodingErrors = "strict",
+    skip: Skip | None = None,
+) -> Iterator[Document]:
     """Yields the documents of the files in order; those without text are left out.
 
     `.txt`: a line is a paragraph, a blank line ends the document. `.jsonl`: a line is a document, {"text": str} with a
-    paragraph a line or {"paragraphs": [str]}, and possibly "group": str; other keys are not read.
+    paragraph a line or {"paragraphs": [str]}, and possibly "group": str; other keys are not read. A line of another
+    form goes to `skip`, if that is given.
 
     Raises: UserError, with file and position, for what is not text, not such JSON, or damaged.
     """
     for path in find_files(paths):
-        documents, decompressed = _format_of(path)
-        with path.open("rb") as raw, decompressed(raw) as stream:
-            for document in documents(lines(path, stream, encoding_errors)):
-                if document.paragraphs:
-                    yield document
+        for document in _read_file(path, encoding_errors, skip or _refuse):
+            if document.paragraphs:
+                yield document
 
 
-def _matches(path: Path) -> list[Path]:
+def _read_file(path: Path, encoding_errors: EncodingErrors, skip: Skip) -> Iterator[Document]:
+    if tfds_text.is_shard(path):
+        for text in tfds_text.read_texts(path):
+            yield Document(tuple(_stripped(text.split("\n"), str(path))))
+        return
+    documents, decompressed = _format_of(path)
+    with path.open("rb") as raw, decompressed(raw) as stream:
+        yield from documents(lines(path, stream, encoding_errors), skip)
+
+
+def _refuse(error: UserError) -> None:
+    raise error
+
+
+def _matches(name: str | Path) -> list[Path]:
+    if str(name).startswith(TFDS):
+        return tfds_text.shards_of(str(name).removeprefix(TFDS))
+    path = Path(name)
     if path.is_dir():
         found = [file for file in path.rglob("*") if file.is_file() and _suffixes(file) in KNOWN_SUFFIXES]
     elif path.exists() or not glob.has_magic(str(path)):
@@ -85,7 +111,7 @@ def _suffixes(path: Path) -> str:
     return "".join(path.suffixes[-2:] if path.suffix in DECOMPRESSORS else path.suffixes[-1:])
 
 
-def _format_of(path: Path) -> tuple[Callable[[Iterator[Line]], Iterator[Document]], Decompressor]:
+def _format_of(path: Path) -> tuple[Callable[[Iterator[Line], Skip], Iterator[Document]], Decompressor]:
     name, _, compression = _suffixes(path).removeprefix(".").partition(".")
     if _suffixes(path) not in KNOWN_SUFFIXES:
         raise UserError(f"{path} is no kind of file that can be read; known are {', '.join(KNOWN_SUFFIXES)}")
@@ -115,7 +141,7 @@ def lines(path: Path, stream: BinaryIO, encoding_errors: EncodingErrors) -> Iter
         raise
 
 
-def _documents_from_text(lines: Iterator[Line]) -> Iterator[Document]:
+def _documents_from_text(lines: Iterator[Line], skip: Skip) -> Iterator[Document]:  # noqa: ARG001 - every line is text
     paragraphs: list[str] = []
     for line in lines:
         paragraph = line.text.strip()
@@ -127,10 +153,15 @@ def _documents_from_text(lines: Iterator[Line]) -> Iterator[Document]:
     yield Document(tuple(paragraphs))
 
 
-def _documents_from_jsonl(lines: Iterator[Line]) -> Iterator[Document]:
+def _documents_from_jsonl(lines: Iterator[Line], skip: Skip) -> Iterator[Document]:
     for line in lines:
         if line.text.strip():
-            yield _document_from_json(line)
+            try:
+                document = _document_from_json(line)
+            except UserError as error:
+                skip(error)
+            else:
+                yield document
 
 
 def _document_from_json(line: Line) -> Document:

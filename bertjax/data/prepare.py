@@ -5,40 +5,43 @@
     manifest.json                                                         settings, sources, counts
     token_counts.npy                                                      int64 [V], ids in the training rows
 
-It is the same, byte for byte, for any number of workers, and complete or not there at all.
+It is the same, byte for byte, for any number of workers and of interruptions, and complete or not there at all.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import fcntl
 import functools
-import hashlib
 import itertools
 import json
 import os
-import shutil
 import sys
 import time
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import tensorflow_datasets as tfds
 import tyro
 
+import bertjax
 from bertjax.data.blocks import SPLITS, Split, blocks_from_documents
 from bertjax.data.corpus import MANIFEST_VERSION, Manifest, open_corpus
-from bertjax.data.documents import DECOMPRESSORS, EncodingErrors, find_files, read_documents
-from bertjax.data.shards import Shard, ShardOptions, record_features, shard_name, write_shard
+from bertjax.data.documents import DECOMPRESSORS, EncodingErrors, Skip, find_files, read_documents
+from bertjax.data.partial import partial_directory, remove_notes
+from bertjax.data.shards import Shard, ShardOptions, record_features, shard_name, write_shard_once
+from bertjax.data.sources import check_unchanged, describe_sources, with_standard_input
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.data.workers import map_in_order
 from bertjax.errors import UserError
 
-BLOCK_SIZE = 16_000_000  # bytes of text; about 200 MB of memory a worker
+BLOCK_SIZES = 1_000_000, 16_000_000  # bytes of text, least and most; between them a part of the whole
+BLOCKS = 32  # of a corpus of middle size, so that the last ones keep all workers busy
+SKIPPED_SHOWN = 3  # bad lines that are said, of those that are counted
+BLOCKS_FOR_WORKERS = 8  # fewer are not worth the start of processes
 VOCABULARY_TEXT = 200_000_000  # bytes of text that a vocabulary is learned from
 
 
@@ -56,6 +59,8 @@ class PrepareConfig:
     """Keep upper case and accents."""
     seq_len: int = 128
     """Longest row, with its special tokens."""
+    pairs_per_row: int = 1
+    """Pairs that may share a row, each seen by itself alone; 8 leave next to no padding in rows of 512."""
     passes: int = 1
     """Times that segments and negatives are drawn anew from the training documents, Google's dupe_factor."""
     next_sentence: Annotated[bool, tyro.conf.arg(aliases=["--nsp"])] = True
@@ -70,11 +75,16 @@ class PrepareConfig:
     """Of the segments and negatives."""
     encoding_errors: EncodingErrors = "strict"
     """`replace` puts U+FFFD for bytes that are not UTF-8."""
+    skip_bad_lines: bool = False
+    """Leave out lines of .jsonl that are no such JSON, and count them in the manifest."""
+    input_format: Literal["txt", "jsonl"] | None = None
+    """Of standard input, which is named `-`."""
 
     def __post_init__(self) -> None:
         checks = {
             f"vocab_size={self.vocab_size} is too small; use at least 64": self.vocab_size >= 64,
             f"seq_len={self.seq_len} is too short; use at least 8": self.seq_len >= 8,
+            f"pairs_per_row={self.pairs_per_row} is not greater than 0": self.pairs_per_row > 0,
             f"passes={self.passes} is not greater than 0": self.passes > 0,
             f"passes={self.passes} would repeat the same rows without next-sentence pairs; use 1": self.passes == 1
             or self.next_sentence,
@@ -93,17 +103,25 @@ def prepare(config: PrepareConfig, inputs: Sequence[str | Path]) -> Manifest:
 
     Raises: UserError for what is wrong with the inputs, the vocabulary, or a directory that holds something else.
     """
-    files = find_files(inputs)
-    identity = {"version": MANIFEST_VERSION, "settings": _settings(config), "sources": _sources(files)}
     output = Path(os.path.abspath(config.output))
+    with with_standard_input(inputs, config.input_format, output.parent) as named:
+        return _prepare(config, find_files(named), output)
+
+
+def _prepare(config: PrepareConfig, files: list[Path], output: Path) -> Manifest:
+    sources = describe_sources(files)
+    identity = {"version": MANIFEST_VERSION, "settings": _settings(config), "sources": [s.manifest for s in sources]}
     if output.exists() and any(output.iterdir()):
         return _checked_existing(output, identity)
-    with _partial_directory(output) as partial:
-        tokenizer = _make_tokenizer(config, files)
-        tokenizer.save(partial / "tokenizer")
-        shards = list(_with_progress(_write_shards(config, files, partial, tokenizer), _size_of_text(files)))
-        manifest = identity | _describe(shards, tokenizer, config.seq_len)
-        _finish(partial, shards, manifest, tokenizer)
+    writer = {"bertjax": bertjax.__version__, "unicode": unicodedata.unidata_version, "blocks": BLOCK_SIZES}
+    with partial_directory(output, identity | writer) as partial:
+        tokenizer = _tokenizer(config, files, partial)
+        skipped: Counter[str] = Counter()
+        written = _write_shards(config, files, partial, tokenizer, skipped)
+        shards, token_counts = _collect(_with_progress(written, _size_of_text(files)), tokenizer)
+        check_unchanged(sources)
+        manifest = identity | {"skipped_lines": skipped.total()} | _describe(shards, tokenizer, config.seq_len)
+        _finish(partial, shards, manifest, token_counts)
         os.rename(partial, output)
     return manifest
 
@@ -111,19 +129,10 @@ def prepare(config: PrepareConfig, inputs: Sequence[str | Path]) -> Manifest:
 def _settings(config: PrepareConfig) -> dict[str, Any]:
     """Returns what decides about the rows besides the sources."""
     settings = dataclasses.asdict(config)
-    del settings["output"], settings["workers"]
+    del settings["output"], settings["workers"], settings["input_format"]
     if config.vocab is not None:
         settings["vocab"] = Tokenizer.from_vocab(config.vocab, cased=config.cased).fingerprint
     return settings
-
-
-def _sources(files: list[Path]) -> list[dict[str, Any]]:
-    sources = []
-    for path in files:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, functools.partial(hashlib.blake2b, digest_size=16)).hexdigest()
-        sources.append({"name": path.name, "bytes": path.stat().st_size, "blake2b": digest})
-    return sources
 
 
 def _checked_existing(output: Path, identity: Manifest) -> Manifest:
@@ -140,36 +149,21 @@ def _checked_existing(output: Path, identity: Manifest) -> Manifest:
     return manifest
 
 
-@contextlib.contextmanager
-def _partial_directory(output: Path) -> Iterator[Path]:
-    """Gives an empty directory beside `output` to one run at a time; it is removed unless it was renamed."""
-    partial = output.with_name(f"{output.name}.partial")
-    partial.mkdir(parents=True, exist_ok=True)
-    lock = os.open(partial, os.O_RDONLY)
-    try:
-        _lock(lock, output)
-        for leftover in partial.iterdir():  # of a run that was killed
-            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-        try:
-            yield partial
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-    finally:
-        os.close(lock)
-
-
-def _lock(directory: int, output: Path) -> None:
-    try:
-        fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with the process, however that ends
-    except BlockingIOError as error:
-        raise UserError(f"another run is preparing {output}; wait for it, or choose another --output") from error
+def _tokenizer(config: PrepareConfig, files: list[Path], partial: Path) -> Tokenizer:
+    """Returns the tokenizer, which is also in `partial`, possibly of an earlier run."""
+    directory = partial / "tokenizer"
+    if not directory.exists():
+        unfinished = partial / "tokenizer.unfinished"
+        _make_tokenizer(config, files).save(unfinished)
+        os.rename(unfinished, directory)
+    return Tokenizer.load(directory)
 
 
 def _make_tokenizer(config: PrepareConfig, files: list[Path]) -> Tokenizer:
     if config.vocab is not None:
         return Tokenizer.from_vocab(config.vocab, cased=config.cased)
     print(f"learning a vocabulary from at most {VOCABULARY_TEXT // 1_000_000} MB of text", file=sys.stderr)
-    documents = read_documents(files, config.encoding_errors)
+    documents = read_documents(files, config.encoding_errors, _skip(config, Counter(), shown=0))
     texts = _take_text((paragraph for document in documents for paragraph in document.paragraphs), VOCABULARY_TEXT)
     return Tokenizer.train(texts, vocab_size=config.vocab_size, cased=config.cased)
 
@@ -182,26 +176,43 @@ def _take_text(paragraphs: Iterable[str], size: int) -> Iterator[str]:
             return
 
 
-def _write_shards(config: PrepareConfig, files: list[Path], partial: Path, tokenizer: Tokenizer) -> Iterator[Shard]:
+def _write_shards(
+    config: PrepareConfig, files: list[Path], partial: Path, tokenizer: Tokenizer, skipped: Counter[str]
+) -> Iterator[Shard]:
+    """Yields the shards as they are written, and counts the lines that are skipped."""
     options = ShardOptions(
         directory=str(partial),
         vocabulary=tokenizer.fingerprint,
         seq_len=config.seq_len,
+        pairs_per_row=config.pairs_per_row,
         passes=config.passes,
         next_sentence=config.next_sentence,
         short_share=config.short_share,
         seed=config.seed,
     )
     blocks = blocks_from_documents(
-        read_documents(files, config.encoding_errors),
+        read_documents(files, config.encoding_errors, _skip(config, skipped)),
         validation_share=config.validation_share,
         least=2 if config.next_sentence else 1,
-        block_size=BLOCK_SIZE,
+        block_size=_block_size(files),
     )
-    head = list(itertools.islice(blocks, 3))
-    # A corpus of one training block is not worth the start of processes; the tokenizer's threads share it.
-    workers = 1 if len(head) < 3 else config.workers or len(os.sched_getaffinity(0))
-    yield from map_in_order(functools.partial(write_shard, options), itertools.chain(head, blocks), workers)
+    head = list(itertools.islice(blocks, BLOCKS_FOR_WORKERS))
+    workers = 1 if len(head) < BLOCKS_FOR_WORKERS else config.workers or len(os.sched_getaffinity(0))
+    yield from map_in_order(functools.partial(write_shard_once, options), itertools.chain(head, blocks), workers)
+
+
+def _skip(config: PrepareConfig, skipped: Counter[str], shown: int = SKIPPED_SHOWN) -> Skip | None:
+    def skip(error: UserError) -> None:
+        skipped["lines"] += 1
+        if skipped["lines"] <= shown:
+            print(f"skipped {error}", file=sys.stderr)
+
+    return skip if config.skip_bad_lines else None
+
+
+def _block_size(files: list[Path]) -> int:
+    least, most = BLOCK_SIZES
+    return min(most, max(least, sum(path.stat().st_size for path in files) // BLOCKS))
 
 
 def _size_of_text(files: list[Path]) -> int | None:
@@ -228,7 +239,19 @@ def _with_progress(shards: Iterable[Shard], total: int | None) -> Iterator[Shard
 
 def _progress(counts: Counter[str], seconds: float) -> str:
     size = counts["bytes"] / 1e6
-    return f"prepared {size:.1f} MB, {counts['documents']} documents, {counts['pairs']} rows, {size / seconds:.2f} MB/s"
+    return f"prepared {size:.1f} MB, {counts['documents']} documents, {counts['rows']} rows, {size / seconds:.2f} MB/s"
+
+
+def _collect(shards: Iterable[Shard], tokenizer: Tokenizer) -> tuple[list[Shard], np.ndarray]:
+    """Returns the shards, without what would make the memory grow with their number, and the counts of ids to train."""
+    token_counts = np.zeros(tokenizer.vocab_size, np.int64)
+    collected = []
+    for shard in shards:
+        if shard.split == "train":
+            token_counts += shard.token_counts
+        collected.append(shard._replace(token_counts=token_counts[:0]))
+    token_counts[list(tokenizer.special_ids)] = 0
+    return collected, token_counts
 
 
 def _describe(shards: list[Shard], tokenizer: Tokenizer, seq_len: int) -> Manifest:
@@ -250,32 +273,41 @@ def _describe_split(shards: list[Shard], seq_len: int) -> dict[str, Any]:
     counts: Counter[str] = Counter()
     for shard in shards:
         counts.update(shard.counts)  # unlike +, keeps what is 0
-    rows = sum(shard.rows for shard in shards)
     return {
-        "rows": rows,
         **counts,
-        "padding_share": 1 - counts["row_tokens"] / (rows * seq_len),
+        **_shares(counts),
+        "padding_share": 1 - counts["row_tokens"] / (counts["rows"] * seq_len),
         "shards": [
             {
                 "name": shard_name(shard.split, index, len(shards)),
                 "rows": shard.rows,
                 "pairs": shard.counts["pairs"],
                 "bytes": shard.size,
+                "blake2b": shard.checksum,
             }
             for index, shard in enumerate(shards)
         ],
     }
 
 
-def _finish(partial: Path, shards: list[Shard], manifest: Manifest, tokenizer: Tokenizer) -> None:
+def _shares(counts: Counter[str]) -> dict[str, float]:
+    several = counts["pairs"] - counts["one_sentence_pairs"]
+    return {
+        "unknown_share": counts["unknown_tokens"] / counts["tokens"],
+        "one_sentence_share": counts["one_sentence_pairs"] / counts["pairs"],
+        # A chunk of one sentence has no other choice; among the others half are meant to be random.
+        "random_share_of_others": (counts["random_pairs"] - counts["one_sentence_pairs"]) / max(1, several),
+    }
+
+
+def _finish(partial: Path, shards: list[Shard], manifest: Manifest, token_counts: np.ndarray) -> None:
     """Gives the shards their final names and writes what stands beside them."""
+    remove_notes(partial)
     for split in SPLITS:
         described = manifest["splits"][split]["shards"]
         for shard, entry in zip(_of_split(shards, split), described, strict=True):
             os.rename(partial / shard.name, partial / entry["name"])
     _write_tfds_metadata(partial, manifest)
-    token_counts = sum((shard.token_counts for shard in _of_split(shards, "train")), np.zeros((), np.int64))
-    token_counts[list(tokenizer.special_ids)] = 0
     np.save(partial / "token_counts.npy", token_counts)
     (partial / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
 

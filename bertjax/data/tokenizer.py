@@ -1,4 +1,4 @@
-"""WordPiece exactly as in BERT: trained here or taken from a vocabulary file, run by Hugging Face's `tokenizers`.
+"""WordPiece exactly as in BERT, trained here or taken from a file, kept in the form of Hugging Face's `tokenizers`.
 
 The byte-level BPE of imported models (RoBERTa, ModernBERT) is read from their files and behaves the same otherwise.
 """
@@ -10,11 +10,13 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
+from bertjax.data.wordpiece import WordPiece, WordPieceSettings
 from bertjax.errors import UserError
 
 PAD, UNK, CLS, SEP, MASK = SPECIAL_PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -31,6 +33,7 @@ class Tokenizer:
         # Google splits a literal "[MASK]" in a text; without this it would become the special id. Not kept in files.
         backend.encode_special_tokens = True
         self._backend = backend
+        self._wordpiece = _wordpiece(backend)
         self.cased = cased
         self.vocab_size = backend.get_vocab_size()
         known = backend.get_vocab()
@@ -125,14 +128,35 @@ class Tokenizer:
         """Whether pieces are WordPiece's, not BPE's."""
         return isinstance(self._backend.model, models.WordPiece)
 
+    def encode(self, text: str) -> np.ndarray:
+        """Returns the ids of the text, of type `id_dtype`, without special tokens."""
+        if self._wordpiece is not None:
+            return self._wordpiece.encode(text)
+        return np.array(self._backend.encode(text, add_special_tokens=False).ids, id_dtype(self.vocab_size))
+
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Returns the ids of each text, without special tokens."""
-        return [encoding.ids for encoding in self._backend.encode_batch_fast(texts, add_special_tokens=False)]
+        return [self.encode(text).tolist() for text in texts]
 
     def encode_with_offsets(self, text: str) -> tuple[list[int], list[str], list[tuple[int, int]]]:
-        """Returns ids, pieces and where each begins and ends in `text` (characters), without special tokens."""
-        encoding = self._backend.encode(text, add_special_tokens=False)
-        return encoding.ids, encoding.tokens, encoding.offsets
+        """Returns ids, pieces and where each begins and ends in `text` (characters), without special tokens.
+
+        Where `tokenizers` reads a word otherwise than Google's code, each piece of it has the place of the word.
+        """
+        if self._wordpiece is None:
+            encoding = self._backend.encode(text, add_special_tokens=False)
+            return encoding.ids, encoding.tokens, encoding.offsets
+        ids: list[int] = []
+        offsets: list[tuple[int, int]] = []
+        for word in self._wordpiece.words(text):
+            own = self.encode(word.group()).tolist()
+            theirs = self._backend.encode(word.group(), add_special_tokens=False)
+            ids += own
+            if theirs.ids == own:
+                offsets += [(word.start() + start, word.start() + end) for start, end in theirs.offsets]
+            else:
+                offsets += [word.span()] * len(own)
+        return ids, [self.piece(token_id) for token_id in ids], offsets
 
     def decode(self, ids: Sequence[int]) -> str:
         """Returns readable text for the ids, the special ones included."""
@@ -165,10 +189,50 @@ class Tokenizer:
         return [self.piece(token_id) for token_id in range(self.vocab_size)]
 
     @functools.cached_property
+    def continues_V(self) -> np.ndarray:
+        """Which pieces continue a word, bool [V]; of BPE none is known to."""
+        return np.array([piece.startswith("##") for piece in self.pieces])
+
+    @functools.cached_property
     def fingerprint(self) -> str:
-        """A hash of vocabulary and case: equal ones give equal ids."""
-        text = "\n".join([f"cased={self.cased}", *self.pieces])
+        """A hash of the vocabulary and of how text is read: equal ones give equal ids."""
+        text = "\n".join([repr(_settings(self._backend)), f"cased={self.cased}", *self.pieces])
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def id_dtype(vocab_size: int) -> type[np.generic]:
+    """Returns the smallest type of ids that TFDS stores for the vocabulary."""
+    return np.uint16 if vocab_size <= 1 << 16 else np.int32
+
+
+def _settings(backend: tokenizers.Tokenizer) -> dict[str, Any]:
+    """Returns what tokenizer.json says besides the vocabulary."""
+    settings = json.loads(backend.to_str())
+    del settings["model"]["vocab"]
+    return {name: settings[name] for name in ("normalizer", "pre_tokenizer", "model", "added_tokens")}
+
+
+def _wordpiece(backend: tokenizers.Tokenizer) -> WordPiece | None:
+    """Returns Google's way to read text with the tokenizer's own settings; None if it has quite another way."""
+    settings = _settings(backend)
+    normalizer, model = settings["normalizer"] or {}, settings["model"]
+    googles = normalizer.get("type") == "BertNormalizer" and normalizer["clean_text"]
+    parted = (settings["pre_tokenizer"] or {}).get("type") == "BertPreTokenizer"
+    if not googles or not parted or not all(token["special"] for token in settings["added_tokens"]):
+        return None
+    lowercase, strip_accents = normalizer["lowercase"], normalizer["strip_accents"]
+    return WordPiece(
+        backend.get_vocab(),
+        WordPieceSettings(
+            unknown=model["unk_token"],
+            prefix=model["continuing_subword_prefix"],
+            max_word_length=model["max_input_chars_per_word"],
+            lowercase=lowercase,
+            strip_accents=lowercase if strip_accents is None else strip_accents,
+            split_chinese=normalizer["handle_chinese_chars"],
+        ),
+        id_dtype(backend.get_vocab_size()),
+    )
 
 
 def _backend(pieces: list[str], *, cased: bool) -> tokenizers.Tokenizer:

@@ -1,4 +1,5 @@
 import json
+import os
 import pickle
 import shutil
 from collections.abc import Callable
@@ -7,8 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 
-from bertjax.data.corpus import open_corpus
+from bertjax.data.corpus import check_shards, open_corpus
 from bertjax.data.prepare import PrepareConfig, prepare
 from bertjax.errors import UserError
 
@@ -47,6 +49,15 @@ def test_records_are_read_by_index(prepared: Path) -> None:
             corpus.train[wrong]
 
 
+def test_records_are_those_that_tfds_reads(prepared: Path) -> None:
+    records = open_corpus(prepared).validation
+    source = tfds.builder_from_directory(prepared).as_data_source("validation")
+    for index in range(len(records)):
+        for name, value in source[index].items():
+            assert records[index][name].dtype == value.dtype
+            np.testing.assert_array_equal(records[index][name], value)
+
+
 def test_records_go_to_other_processes(prepared: Path) -> None:
     records = open_corpus(prepared).validation
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(records))[1]["ids"], records[1]["ids"])
@@ -78,7 +89,7 @@ def overwrite(path: Path, content: bytes, offset: int) -> None:
         (lambda d: (d / "manifest.json").unlink(), "holds no prepared corpus .*run `bertjax prepare`"),
         (lambda d: (d / "manifest.json").write_text("{"), "manifest.json cannot be read"),
         (lambda d: (d / "manifest.json").write_text("[]"), "has version None"),
-        (lambda d: change(d, lambda m: m.update(version=99)), "has version 99, this bertjax reads 1"),
+        (lambda d: change(d, lambda m: m.update(version=99)), "has version 99, this bertjax reads 2"),
         (lambda d: (d / TRAIN).unlink(), f"the shard .*{TRAIN} is missing"),
         (lambda d: (d / TRAIN).write_bytes((d / TRAIN).read_bytes()[:-1000]), f"{TRAIN} has .* bytes instead of"),
         (lambda d: (d / "features.json").unlink(), "is not complete"),
@@ -102,8 +113,20 @@ def test_a_damaged_record_is_named(copy: Path) -> None:
     overwrite(copy / TRAIN, b"\x55" * 4000, 1000)
     assert (copy / TRAIN).stat().st_size == length
     records = open_corpus(copy).train
-    with pytest.raises(UserError, match=r"copy, split train, record \d+ is damaged .*prepare the corpus again"):
+    with pytest.raises(
+        UserError, match=rf"copy/{TRAIN}, record \d+ is damaged .*is not what was written.*prepare the corpus again"
+    ):
         [records[index] for index in range(len(records))]
+
+
+def test_damage_that_no_record_shows_is_found_by_the_checksum(copy: Path) -> None:
+    check_shards(copy)
+    with (copy / TRAIN).open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        last = file.read(1)
+    overwrite(copy / TRAIN, bytes([last[0] ^ 1]), (copy / TRAIN).stat().st_size - 1)
+    with pytest.raises(UserError, match=f"{TRAIN} is not what was written; prepare the corpus again"):
+        check_shards(copy)
 
 
 def test_an_id_out_of_the_vocabulary_is_named(copy: Path) -> None:

@@ -10,6 +10,8 @@ from bertjax.data import masking
 
 CLS, SEP, MASK, VOCAB = 2, 3, 4, 1000
 C = DataConfig(seq_len=128, max_predictions=20)
+CONTINUES_V = np.arange(VOCAB) >= 700  # three pieces of ten
+GOLDEN_PLACES = [2, 6, 14, 19, 26, 31]
 
 
 def rows(lengths: list[list[int]], seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -30,12 +32,12 @@ def mask(
     lengths: list[list[int]], pairs: list[list[int]], *, epoch: int = 0, seed: int = 0, c: DataConfig = C
 ) -> tuple[np.ndarray, np.ndarray, masking.Masked]:
     ids_BS, spans_BS, maskable_BS = rows(lengths)
-    draws_3BS = masking.draws_for(
+    draws_4BS = masking.draws_for(
         spans_BS, [np.array(p) for p in pairs], [epoch] * len(pairs), seed=seed, stream=masking.TRAINING
     )
     pairs_per_row = max(len(p) for p in pairs)
     masked = masking.mask_rows(
-        ids_BS, spans_BS, maskable_BS, draws_3BS, c, pairs_per_row=pairs_per_row, mask_id=MASK, vocab_size=VOCAB
+        ids_BS, spans_BS, maskable_BS, draws_4BS, c, pairs_per_row=pairs_per_row, mask_id=MASK, continues_V=CONTINUES_V
     )
     return ids_BS, maskable_BS, masked
 
@@ -112,3 +114,127 @@ def test_rows_have_room_for_the_predictions_of_all_their_pairs() -> None:
         wanted = np.clip(np.round(0.15 * counts), 1, 20).sum()
         got = mask(lengths, [list(range(len(lengths[0])))])[2].weights_BM.sum()
         assert got == wanted, (lengths, ids_BS.shape, maskable_BS.sum())
+
+
+def test_the_draws_of_a_pair_stay_what_they_were() -> None:
+    # A change here changes every curve.
+    _, _, masked = mask([[40]], [[7]], epoch=3, seed=5)
+    assert masked.predict_BM[0][masked.weights_BM[0] > 0].tolist() == GOLDEN_PLACES
+
+
+def test_draws_of_a_batch_are_those_of_its_pairs_and_of_philox() -> None:
+    _, spans_BS, _ = rows([[40, 50], [128]])
+    draws_4BS = masking.draws_for(spans_BS, [np.array([7, 2**40]), np.array([9])], [3, 4], seed=5, stream=1)
+    assert (draws_4BS[:, 0, 40:90] == masking.draw(5, 3, 2**40, 50, 1)).all()
+    assert (draws_4BS[:, 1] == masking.draw(5, 4, 9, 128, 1)).all()
+    philox = np.random.Philox(key=np.array([5, 3], np.uint64), counter=np.array([0, 7, 1, 0], np.uint64))
+    assert (draws_4BS[:, 0, :40] == np.random.Generator(philox).random((4, 40))).all()
+
+
+def words_of(ids_BS: np.ndarray, maskable_BS: np.ndarray) -> list[list[tuple[int, ...]]]:
+    """Returns for each row the positions of each of its words, found a piece at a time."""
+    rows_of_words = []
+    for ids, maskable in zip(ids_BS, maskable_BS, strict=True):
+        words: list[tuple[int, ...]] = []
+        for place in np.flatnonzero(maskable).tolist():
+            if CONTINUES_V[ids[place]] and maskable[place - 1]:
+                words[-1] += (place,)
+            else:
+                words.append((place,))
+        rows_of_words.append(words)
+    return rows_of_words
+
+
+def chosen_places(masked: masking.Masked) -> list[set[int]]:
+    rows = zip(masked.predict_BM, masked.weights_BM, strict=True)
+    return [set(places[weights > 0].tolist()) for places, weights in rows]
+
+
+LENGTHS = [[128], [64, 60], [5, 30, 90], [10] * 12]
+PAIRS = [[1], [2, 3], [4, 5, 6], list(range(7, 19))]
+
+
+def plainly_chosen(words: list[tuple[int, ...]], draw_4S: np.ndarray, wanted: int, longest: int) -> set[int]:
+    """The choice in one pair, a word at a time, as the rule is stated; draws are by the place in the pair."""
+    taken: set[int] = set()
+    for index in sorted(range(len(words)), key=lambda index: draw_4S[0, words[index][0]]):
+        run = [words[index]]
+        while len(run) < longest and index + len(run) < len(words) and words[index + len(run)][0] == run[-1][-1] + 1:
+            run.append(words[index + len(run)])
+        weights = np.cumsum([1 / n for n in range(1, len(run) + 1)])
+        run = run[: 1 + int((draw_4S[3, words[index][0]] * weights[-1] >= weights).sum())]
+        while run and len(taken) + sum(map(len, run)) > wanted:
+            run.pop()
+        if not any(taken & set(word) for word in run):
+            taken.update(place for word in run for place in word)
+    return taken
+
+
+@pytest.mark.parametrize(("masking_", "longest"), [("whole_word", 1), ("ngram", 3), ("ngram", 5)])
+def test_whole_words_are_chosen_as_by_the_plain_rule_in_every_pair(masking_: str, longest: int) -> None:
+    c = DataConfig(seq_len=128, max_predictions=20, masking=masking_, ngram_max=longest)  # type: ignore[arg-type]
+    for epoch in range(20):
+        ids_BS, maskable_BS, masked = mask(LENGTHS, PAIRS, epoch=epoch, c=c)
+        words = words_of(ids_BS, maskable_BS)
+        for b, (lengths, pairs) in enumerate(zip(LENGTHS, PAIRS, strict=True)):
+            expected, start = set(), 0
+            for length, pair in zip(lengths, pairs, strict=True):
+                own = [tuple(p - start for p in word) for word in words[b] if start <= word[0] < start + length]
+                wanted = int(np.clip(np.round(0.15 * length), 1, 20))
+                places = plainly_chosen(own, masking.draw(0, epoch, pair, length), wanted, longest)
+                expected |= {start + place for place in places}
+                start += length
+            assert chosen_places(masked)[b] == expected
+
+
+@pytest.mark.parametrize("masking_", ["whole_word", "ngram"])
+def test_words_are_never_split_and_the_budget_is_nearly_used(masking_: str) -> None:
+    c = DataConfig(seq_len=128, max_predictions=20, masking=masking_)  # type: ignore[arg-type]
+    counts = []
+    for epoch in range(50):
+        ids_BS, maskable_BS, masked = mask([[128]] * 4, [[b] for b in range(4)], epoch=epoch, c=c)
+        for words, chosen in zip(words_of(ids_BS, maskable_BS), chosen_places(masked), strict=True):
+            assert all(len(chosen & set(word)) in (0, len(word)) for word in words)
+            counts.append(len(chosen))
+    assert max(counts) == 19
+    assert np.mean(counts) > 18.9  # what is left is filled by words of one piece
+
+
+def test_every_word_is_as_likely_whatever_its_length() -> None:
+    c = DataConfig(seq_len=128, masking="whole_word", mask_rate=0.05)
+    chosen, all_sizes = [], []
+    for epoch in range(1000):
+        ids_BS, maskable_BS, masked = mask([[128]], [[0]], epoch=epoch, c=c)
+        words = words_of(ids_BS, maskable_BS)[0]
+        all_sizes += [len(word) for word in words]
+        chosen += [len(word) for word in words if word[0] in chosen_places(masked)[0]]
+    shares = [np.mean(np.array(sizes) == 1) for sizes in (all_sizes, chosen)]
+    # Six of 126 pieces: the last ones are rarely those of a long word, so that short ones gain a little.
+    assert 0 < shares[1] - shares[0] < 0.12
+
+
+def test_lengths_of_ngrams_are_as_one_over_n() -> None:
+    c = DataConfig(seq_len=128, masking="ngram", ngram_max=3, mask_rate=3 / 128)  # a run and no more, or three alone
+    first = []
+    for epoch in range(1500):
+        ids_BS, maskable_BS, masked = mask([[128]], [[0]], epoch=epoch, c=c)
+        words = words_of(ids_BS, maskable_BS)[0]
+        starts = [place for place in masking.draw(0, epoch, 0, 128)[0].argsort() if any(place == w[0] for w in words)]
+        index = next(i for i, word in enumerate(words) if word[0] == starts[0])
+        three = words[index : index + 3]
+        if len(three) == 3 and sum(map(len, three)) == 3:
+            first.append(next((n for n in range(3) if three[n][0] not in chosen_places(masked)[0]), 3))
+    shares = np.bincount(first, minlength=4)[1:] / len(first)
+    assert len(first) > 300
+    # A run of one may be followed at once by another word: 2 of 126 places.
+    for share, expected in zip(shares, (6 / 11, 3 / 11, 2 / 11), strict=True):
+        assert abs(share - expected) < 4 * np.sqrt(expected * (1 - expected) / len(first)) + 0.02
+
+
+def test_a_run_stays_in_its_segment_and_its_pair() -> None:
+    ids_BS = np.array([[CLS, 10, SEP, 11, SEP, CLS, 12, SEP, 13, SEP]], np.int32)
+    spans_BS = np.array([[1] * 5 + [2] * 5], np.int32)
+    maskable_BS = ids_BS >= 10
+    words = masking._find_words(spans_BS, maskable_BS, np.zeros_like(maskable_BS), 2)
+    assert (masking._run_tokens(words, 3)[1:] >= masking._TOO_MANY).all()
+    assert words.pairs_W.tolist() == [0, 0, 1, 1]

@@ -1,12 +1,17 @@
+import dataclasses
 import filecmp
+import hashlib
+import io
 import json
 import os
 import random
+import re
 import resource
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +23,7 @@ import tensorflow_datasets as tfds
 from bertjax.data import prepare as prepare_module
 from bertjax.data.corpus import open_corpus
 from bertjax.data.prepare import PrepareConfig, prepare
+from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import UserError
 
 TEXT = "the a small old red fox hen boat river hill runs sleeps sees finds under over near and then never"
@@ -75,7 +81,13 @@ def test_counts_agree_with_the_rows(tmp_path: Path) -> None:
         assert split["random_pairs"] == sum(int(row["labels"].sum()) for row in rows)
         assert split["row_tokens"] == sum(len(row["ids"]) for row in rows)
         assert split["padding_share"] == pytest.approx(1 - split["row_tokens"] / (len(rows) * 48))
-        assert split["unknown_tokens"] == 0
+        assert split["unknown_tokens"] == split["unknown_share"] == 0
+        assert split["one_sentence_share"] == split["one_sentence_pairs"] / len(rows)
+        random_others = split["random_pairs"] - split["one_sentence_pairs"]
+        assert split["random_share_of_others"] == random_others / (len(rows) - split["one_sentence_pairs"])
+        for shard in split["shards"]:
+            content = (tmp_path / "out" / shard["name"]).read_bytes()
+            assert shard["blake2b"] == hashlib.blake2b(content, digest_size=16).hexdigest()
     counts = np.bincount(
         np.concatenate([corpus.train[index]["ids"] for index in range(len(corpus.train))]),
         minlength=corpus.tokenizer.vocab_size,
@@ -86,7 +98,7 @@ def test_counts_agree_with_the_rows(tmp_path: Path) -> None:
 
 
 def test_the_result_does_not_depend_on_the_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prepare_module, "BLOCK_SIZE", 10_000)
+    monkeypatch.setattr(prepare_module, "BLOCK_SIZES", (10_000, 10_000))
     source = write_corpus(tmp_path / "a.jsonl", 300)
     manifest = prepare(make_config(tmp_path / "one", workers=1), [source])
     prepare(make_config(tmp_path / "two", workers=2), [source])
@@ -97,7 +109,7 @@ def test_the_result_does_not_depend_on_the_workers(tmp_path: Path, monkeypatch: 
 
 
 def test_pairs_are_numbered_through_the_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prepare_module, "BLOCK_SIZE", 10_000)
+    monkeypatch.setattr(prepare_module, "BLOCK_SIZES", (10_000, 10_000))
     prepare(make_config(tmp_path / "out", workers=1), [write_corpus(tmp_path / "a.jsonl", 100)])
     records = open_corpus(tmp_path / "out").train
     assert [records[index]["pairs"].tolist() for index in range(len(records))] == [[i] for i in range(len(records))]
@@ -169,6 +181,7 @@ def test_a_given_vocabulary_is_used_and_told_by_its_content(tmp_path: Path) -> N
         {"vocab_size": 10},
         {"seq_len": 4},
         {"passes": 0},
+        {"pairs_per_row": 0},
         {"passes": 2, "next_sentence": False},
         {"short_share": 1.5},
         {"validation_share": 0.0},
@@ -185,13 +198,91 @@ RUN = """
 import resource, sys
 from bertjax.data import prepare as module
 from bertjax.errors import reported
-module.BLOCK_SIZE = 20_000
+module.BLOCK_SIZES = 20_000, 20_000
 if __name__ == "__main__":
     limit = int(sys.argv[3])
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
     with reported():
         module.prepare(module.PrepareConfig(sys.argv[2], vocab_size=200, seq_len=48, workers=1), [sys.argv[1]])
 """
+
+
+def test_bad_lines_are_skipped_when_asked_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = write_corpus(tmp_path / "a.jsonl", 20)
+    prepare(make_config(tmp_path / "good"), [source])
+    lines = source.read_text().splitlines()
+    source.write_text("\r\n".join([*lines[:5], "{", '{"body": "x"}', "", *lines[5:], "[1", '{"text": ""}', "5"]))
+    with pytest.raises(UserError, match=r"a\.jsonl:6: not JSON"):
+        prepare(make_config(tmp_path / "out"), [source])
+    capsys.readouterr()
+    manifest = prepare(make_config(tmp_path / "out", skip_bad_lines=True), [source])
+    assert manifest["skipped_lines"] == 4
+    assert capsys.readouterr().err.count("skipped /") == 3
+    changed = {"manifest.json"}
+    assert set(differences(tmp_path / "good", tmp_path / "out")) == changed
+
+
+def test_standard_input_is_a_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = write_corpus(tmp_path / "standard-input.jsonl", 20)
+    prepare(make_config(tmp_path / "file"), [source])
+    for input_format, message in ((None, "--input-format txt or jsonl"), ("jsonl", None)):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(source.read_bytes())))
+        config = make_config(tmp_path / "out", input_format=input_format)
+        if message:
+            with pytest.raises(UserError, match=message):
+                prepare(config, ["-"])
+        else:
+            prepare(config, ["-"])
+    assert differences(tmp_path / "file", tmp_path / "out") == []
+    assert sorted(os.listdir(tmp_path)) == ["file", "out", "standard-input.jsonl"]
+
+
+def kill_after_shards(run: subprocess.Popen[str], partial: Path, count: int) -> None:
+    end = time.monotonic() + 60
+    while len(list(partial.glob("*.finished.npz"))) < count:
+        assert time.monotonic() < end
+        time.sleep(0.005)
+    run.kill()
+
+
+@pytest.mark.parametrize("damage", [False, True])
+def test_a_killed_run_goes_on_and_its_result_is_that_of_an_uninterrupted_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], damage: bool
+) -> None:
+    monkeypatch.setattr(prepare_module, "BLOCK_SIZES", (20_000, 20_000))
+    source = write_corpus(tmp_path / "a.jsonl", 1_000)
+    with start(tmp_path, source) as run:
+        kill_after_shards(run, tmp_path / "out.partial", 4)
+    assert run.returncode == -signal.SIGKILL
+    kept = tmp_path / "out.partial" / "corpus-train.array_record-00001"
+    if damage:
+        kept.write_bytes(kept.read_bytes()[:-1] + b"?")
+    # Half a shard, half a note, as a kill at another moment leaves them.
+    (tmp_path / "out.partial" / "corpus-train.array_record-00007").write_bytes(b"half")
+    (tmp_path / "out.partial" / "corpus-train.array_record-00008.finished.npz").write_bytes(b"half")
+    before = kept.stat().st_mtime_ns
+    config = make_config(tmp_path / "out", validation_share=0.01, workers=2)
+    prepare(config, [source])
+    assert re.search(r"going on with \d+ finished shards in \S+out.partial", capsys.readouterr().err)
+    unchanged = (tmp_path / "out").glob("corpus-train.array_record-00001-of-*")
+    assert (next(unchanged).stat().st_mtime_ns == before) != damage
+    prepare(dataclasses.replace(config, output=str(tmp_path / "fresh")), [source])
+    assert differences(tmp_path / "fresh", tmp_path / "out") == []
+    assert not (tmp_path / "out.partial").exists()
+
+
+def test_a_source_that_changes_meanwhile_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, other = (write_corpus(tmp_path / name, 20) for name in ("a.jsonl", "b.jsonl"))
+    train = Tokenizer.train
+
+    def slowly(texts: Iterable[str], **settings: Any) -> Tokenizer:
+        write_corpus(source, 21)
+        return train(texts, **settings)
+
+    monkeypatch.setattr(Tokenizer, "train", slowly)
+    with pytest.raises(UserError, match=r"^\S+/a.jsonl changed while the corpus was prepared"):
+        prepare(make_config(tmp_path / "out"), [source, other])
+    assert not (tmp_path / "out").exists()
 
 
 def start(tmp_path: Path, source: Path, limit: int = resource.RLIM_INFINITY) -> subprocess.Popen[str]:
@@ -205,7 +296,7 @@ def start(tmp_path: Path, source: Path, limit: int = resource.RLIM_INFINITY) -> 
     )
 
 
-def test_a_killed_run_leaves_no_corpus_and_the_next_one_starts_anew(tmp_path: Path) -> None:
+def test_a_killed_run_leaves_no_corpus_and_another_command_starts_anew(tmp_path: Path) -> None:
     source = write_corpus(tmp_path / "a.jsonl", 6_000)
     with start(tmp_path, source) as run:
         end = time.monotonic() + 20

@@ -3,11 +3,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from array_record.python.array_record_module import ArrayRecordReader
 
 from bertjax.data.blocks import Block
 from bertjax.data.documents import Document
 from bertjax.data.pairs import Pair
-from bertjax.data.shards import ShardOptions, _serialize, id_dtype, record_features, write_shard
+from bertjax.data.shards import Shard, ShardOptions, _serialize, id_dtype, record_features, write_shard
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import UserError
 
@@ -21,7 +22,15 @@ DOCUMENTS = [
 def make_options(directory: Path, **changes: object) -> ShardOptions:
     tokenizer = Tokenizer.train((p for d in DOCUMENTS for p in d.paragraphs), vocab_size=80)
     tokenizer.save(directory / "tokenizer")
-    fields = {"seq_len": 32, "passes": 1, "next_sentence": True, "short_share": 0.1, "seed": 0, **changes}
+    fields = {
+        "seq_len": 32,
+        "pairs_per_row": 1,
+        "passes": 1,
+        "next_sentence": True,
+        "short_share": 0.1,
+        "seed": 0,
+        **changes,
+    }
     return ShardOptions(directory=str(directory), vocabulary=tokenizer.fingerprint, **fields)  # type: ignore[arg-type]
 
 
@@ -30,7 +39,7 @@ def test_records_are_what_tfds_would_write(vocab_size: int) -> None:
     features = record_features(vocab_size)
     ids = np.array([2, 300, vocab_size - 1, 3, 9, 3], id_dtype(vocab_size))
     record = {"ids": ids, "lengths": [[4, 2]], "labels": [1], "pairs": [2**40]}
-    serialized = _serialize(Pair(ids, 4, 2, 1), 2**40)
+    serialized = _serialize([(2**40, Pair(ids, 4, 2, 1))])
     assert tfds.features.FeaturesDict.deserialize_example_np(features, serialized).keys() == record.keys()
     for name, value in features.deserialize_example_np(serialized).items():
         expected = features.deserialize_example_np(features.serialize_example(record))[name]
@@ -76,3 +85,29 @@ def test_documents_that_hold_nothing_are_an_error(tmp_path: Path) -> None:
     nothing = Document(("\u200b\x00",))
     with pytest.raises(UserError, match="of 3 train documents only 1 hold more than control characters"):
         write_shard(make_options(tmp_path), Block("train", 0, [DOCUMENTS[0], nothing, nothing], 0))
+
+
+def test_packed_rows_hold_the_same_pairs_under_the_same_numbers(tmp_path: Path) -> None:
+    def pairs(pairs_per_row: int) -> tuple[dict[int, list[int]], list[int], Shard]:
+        options = make_options(tmp_path, seq_len=64, short_share=1.0, passes=20, pairs_per_row=pairs_per_row)
+        shard = write_shard(options, Block("train", 0, DOCUMENTS, 300))
+        found, rows = {}, []
+        for record in ArrayRecordReader(str(tmp_path / shard.name)).read_all():
+            row = features.deserialize_example_np(record)
+            rows.append(len(row["pairs"]))
+            ends = np.cumsum(row["lengths"].sum(axis=1))[:-1]
+            for pair, *of_pair in zip(
+                row["pairs"], np.split(row["ids"], ends), row["lengths"], row["labels"], strict=True
+            ):
+                found[int(pair)] = [x.tolist() for x in of_pair]
+        return found, rows, shard
+
+    features = record_features(80)
+    (alone, ones, unpacked), (together, several, packed) = pairs(1), pairs(3)
+    assert alone == together
+    assert sorted(alone) == list(range(unpacked.counts["pairs"]))
+    assert set(ones) == {1}
+    assert max(several) > 1
+    assert packed.rows == packed.counts["rows"] == len(several) < unpacked.rows
+    assert packed.counts["row_tokens"] == unpacked.counts["row_tokens"]
+    np.testing.assert_array_equal(packed.token_counts, unpacked.token_counts)

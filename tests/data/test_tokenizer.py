@@ -1,8 +1,11 @@
+# ruff: noqa: RUF001 - the look-alikes are what is tested
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -70,6 +73,46 @@ def test_special_pieces_in_a_text_are_text(tmp_path: Path) -> None:
     tokenizer.save(tmp_path)
     for same in (tokenizer, Tokenizer.load(tmp_path)):
         assert same.encode_with_offsets("[MASK]")[1] == ["[", "mask", "]"]
+
+
+def test_places_are_those_of_the_word_where_the_library_reads_otherwise(tmp_path: Path) -> None:
+    tokenizer = Tokenizer.from_vocab(vocabulary_file(tmp_path, [*VOCABULARY, "οδος", "o", "##δος"]))
+    text = "The\x1f ΟΔΟΣ oΔΟΣ cafe\ue000"
+    ids, pieces, offsets = tokenizer.encode_with_offsets(text)
+    assert pieces == ["the", "οδος", "o", "##δος", "[UNK]"]
+    assert [text[start:end] for start, end in offsets] == ["The", "ΟΔΟΣ", "oΔΟΣ", "oΔΟΣ", "cafe\ue000"]
+    assert tokenizer.encode_batch([text]) == [ids]
+
+
+def edited(tmp_path: Path, edit: Callable[[dict[str, Any]], object]) -> Tokenizer:
+    """Returns a tokenizer whose tokenizer.json says something else than ours do."""
+    Tokenizer.from_vocab(vocabulary_file(tmp_path, VOCABULARY)).save(tmp_path)
+    settings = json.loads((tmp_path / "tokenizer.json").read_text())
+    edit(settings)
+    (tmp_path / "tokenizer.json").write_text(json.dumps(settings))
+    return Tokenizer.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("edit", "pieces"),
+    [
+        (dict, ["the", "ca", "##fe", "雨", "[UNK]"]),
+        (lambda s: s["model"].update(max_input_chars_per_word=3), ["the", "[UNK]", "雨", "[UNK]"]),
+        (lambda s: s["normalizer"].update(lowercase=False), ["[UNK]", "[UNK]", "雨", "[UNK]"]),
+        (lambda s: s["normalizer"].update(strip_accents=False), ["the", "[UNK]", "雨", "[UNK]"]),
+        (lambda s: s["normalizer"].update(handle_chinese_chars=False), ["the", "ca", "##fe", "[UNK]"]),
+        (lambda s: s.update(normalizer={"type": "Lowercase"}), ["the", "[UNK]", "[UNK]"]),
+    ],
+)
+def test_what_a_tokenizer_says_about_itself_is_kept(
+    tmp_path: Path, edit: Callable[[dict[str, Any]], object], pieces: list[str]
+) -> None:
+    tokenizer = edited(tmp_path, edit)
+    ids, found, _ = tokenizer.encode_with_offsets("The café 雨x")
+    assert found == pieces
+    assert tokenizer.encode_batch(["The café 雨x"]) == [ids]
+    own = Tokenizer.from_vocab(tmp_path / "vocab.txt")
+    assert (tokenizer.fingerprint == own.fingerprint) == (pieces == ["the", "ca", "##fe", "雨", "[UNK]"])
 
 
 def test_words_of_200_characters_are_taken_apart(tmp_path: Path) -> None:

@@ -1,0 +1,136 @@
+"""How fast is `bertjax prepare` beside the bare tokenizer of Hugging Face, and how much memory does it take?
+
+    python -m benchmarks.prepare --data FILE --vocab FILE [--rounds 3]
+
+Bare is `encode_batch_fast` on whole paragraphs that are in memory already, its result thrown away, in one thread and in
+two. Ours begins with the file and ends with written shards, pairs made, with one worker and with two; each runs in a
+process of its own, and the variants take turns. The figures are medians over the rounds; MB are millions of bytes of
+text in UTF-8. Prints one JSON line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from benchmarks.result import print_result
+from bertjax.data.documents import read_documents
+from bertjax.errors import reported
+
+PARAGRAPHS_AT_A_TIME = 1000  # to the bare tokenizer
+Figures = dict[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """Compares the speed of preparing a corpus with that of the bare tokenizer."""
+
+    data: str
+    """A text file that `bertjax prepare` reads."""
+    vocab: str
+    """A BERT vocabulary, lower-cased."""
+    rounds: int = 3
+    """Times that each variant runs."""
+
+
+def main() -> None:
+    """The command. As `VARIANT DATA VOCAB` it is one of its own processes."""
+    if len(sys.argv) == 4 and sys.argv[1] in VARIANTS:
+        print(json.dumps(VARIANTS[sys.argv[1]](*sys.argv[2:])))
+        return
+    arguments = tyro.cli(Arguments, config=(tyro.conf.FlagConversionOff,))
+    with reported():
+        result = compare(arguments)
+    print_result("prepare", result, "tokenizers", "tensorflow-datasets")
+
+
+def compare(a: Arguments) -> dict[str, Any]:
+    """Returns the medians of each variant's figures, and the ratios that matter."""
+    runs = [{variant: _run(variant, a) for variant in VARIANTS} for _ in range(a.rounds)]
+    size = sum(len(p.encode()) for document in read_documents([a.data]) for p in document.paragraphs) / 1e6
+    result: dict[str, Any] = {"data": Path(a.data).name, "megabytes": size, "rounds": a.rounds}
+    for variant in VARIANTS:
+        medians = {name: statistics.median(run[variant][name] for run in runs) for name in runs[0][variant]}
+        result[variant] = {"megabytes_per_second": size / medians["seconds"], **medians}
+    bare, bare_2, ours, ours_2 = (result[variant]["seconds"] for variant in VARIANTS)
+    return result | {
+        "ours_over_bare": bare / ours,
+        "ours_over_bare_cpu": result["bare_1"]["cpu_seconds"] / result["ours_1"]["cpu_seconds"],
+        "gain_of_second_core": {"bare": bare / bare_2, "ours": ours / ours_2},
+    }
+
+
+def _run(variant: str, a: Arguments) -> Figures:
+    threads = {"TOKENIZERS_PARALLELISM": str(variant == "bare_2").lower(), "RAYON_NUM_THREADS": variant[-1]}
+    command = [sys.executable, "-m", "benchmarks.prepare", variant, a.data, a.vocab]
+    done = subprocess.run(command, env=os.environ | threads, stdout=subprocess.PIPE, text=True, check=True)
+    figures: Figures = json.loads(done.stdout.splitlines()[-1])
+    return figures
+
+
+def _bare(data: str, vocab: str) -> Figures:
+    from bertjax.data.tokenizer import Tokenizer
+
+    backend = Tokenizer.from_vocab(vocab)._backend
+    paragraphs = [paragraph for document in read_documents([data]) for paragraph in document.paragraphs]
+
+    def encode() -> None:
+        for start in range(0, len(paragraphs), PARAGRAPHS_AT_A_TIME):
+            backend.encode_batch_fast(paragraphs[start : start + PARAGRAPHS_AT_A_TIME], add_special_tokens=False)
+
+    return _measured(encode)
+
+
+def _ours(workers: int) -> Callable[[str, str], Figures]:
+    def prepare_data(data: str, vocab: str) -> Figures:
+        from bertjax.data.prepare import PrepareConfig, prepare
+
+        with _scratch() as output:
+            config = PrepareConfig(output, vocab=vocab, workers=workers)
+            return _measured(lambda: prepare(config, [data]))
+
+    return prepare_data
+
+
+@contextlib.contextmanager
+def _scratch() -> Iterator[str]:
+    with tempfile.TemporaryDirectory() as directory:
+        yield f"{directory}/corpus"
+
+
+def _measured(work: Callable[[], object]) -> Figures:
+    """Returns seconds of the clock and of processors, and the most memory of this process and of its largest worker."""
+    start, cpu = time.perf_counter(), _cpu_seconds()
+    work()
+    seconds, cpu_seconds = time.perf_counter() - start, _cpu_seconds() - cpu
+    own, workers = (resource.getrusage(who).ru_maxrss / 1e6 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return {"seconds": seconds, "cpu_seconds": cpu_seconds, "gigabytes": own, "gigabytes_of_a_worker": workers}
+
+
+def _cpu_seconds() -> float:
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in used)
+
+
+VARIANTS: dict[str, Callable[[str, str], Figures]] = {
+    "bare_1": _bare,
+    "bare_2": _bare,
+    "ours_1": _ours(1),
+    "ours_2": _ours(2),
+}
+
+if __name__ == "__main__":
+    main()
