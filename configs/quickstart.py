@@ -26,8 +26,8 @@ def get_config() -> Config:
             init_std=0.04,  # with 4 heads and this learning rate the best of a few short trials
             unroll_layers=True,
         ),
-        data=DataConfig(path="installed-docs", seq_len=64, mask_rate=0.3),
+        data=DataConfig(path="installed-docs", seq_len=64, max_predictions=26, mask_rate=0.4),
         optimizer=OptimizerConfig(peak_lr=2e-3, warmup_steps=None, b2=0.98),
-        train=TrainConfig(steps=1600, batch_size=32, eval_every=250, eval_rows=2048),
-        checkpoint=CheckpointConfig(save_every=250),
+        train=TrainConfig(steps=1800, batch_size=32, eval_every=300, eval_rows=2048),
+        checkpoint=CheckpointConfig(save_every=300),
     )
