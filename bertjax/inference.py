@@ -138,6 +138,8 @@ class Model:
         """Returns the label of each text; of a pair of texts, where the model was trained on pairs."""
         if not self.labels:
             raise UserError("this model has no classes: fine-tune it, and load the folder of the fine-tuning")
+        if len(self.labels) == 1:
+            raise UserError("this model gives scores, no classes; finetune.py writes those of --data.test")
         features = self._features(_checked(texts, pairs=True), truncate=truncate)
         found = self._map(lambda batch, _: _probabilities(self.graphdef, self.params, batch), features)
         return [self._classification(row_C) for row_C in found]
@@ -210,7 +212,7 @@ def load(path: str | Path, *, step: int | None = None) -> Model:
     labels = tuple(facts.get("labels", ()))
     if labels:
         c = runs.config_from_dict(ModelConfig, facts["model"], str(Path(path) / "config.json"))
-        step = best_step(path, classification.METRIC) if step is None else step
+        step = best_step(path, facts["metric"]) if step is None else step
     else:
         c = runs.read_config(path, Config).model
 

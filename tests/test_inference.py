@@ -58,7 +58,8 @@ def biased(model: Model, piece: str) -> Model:
 @pytest.fixture(scope="module")
 def classifier(workdir: Path, tmp_path_factory: pytest.TempPathFactory) -> Model:
     """A fine-tuned model of three checkpoints, the second of which is the best: it says "yes"."""
-    facts = {"labels": ["no", "yes", "maybe"], "model": dataclasses.asdict(tiny.CONFIG), "pooling": "cls"}
+    model = dataclasses.asdict(tiny.CONFIG)
+    facts = {"labels": ["no", "yes", "maybe"], "metric": "accuracy", "model": model, "pooling": "cls"}
     tuned = tmp_path_factory.mktemp("tuned") / "workdir"
     runs.open_workdir(tuned, FinetuneConfig(), facts, workdir / "tokenizer")
 
