@@ -1,4 +1,4 @@
-r"""Fine-tunes a pretrained encoder to classify texts, or pairs of texts.
+r"""Fine-tunes a pretrained encoder to label or to score texts, or pairs of texts.
 
     python finetune.py --config=configs/finetune/sst2.py --workdir=runs/sst2 --init_from=runs/quickstart \
         --data.train=train.tsv --data.validation=dev.tsv [--data.test=test.tsv] [--group.field=value ...]
@@ -13,46 +13,27 @@ import dataclasses
 import functools
 import hashlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import numpy as np
 from flax import nnx
 
 from bertjax import backend, command_line, pretrained, report, runs, sharding
-from bertjax.config import FinetuneConfig, ModelConfig, TaskDataConfig
+from bertjax.config import FinetuneConfig
 from bertjax.data import installed_docs
 from bertjax.data.batches import prefetched
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import UserError, reported
 from bertjax.model.assembly import CLASSIFIER_HEADS, Blueprint
 from bertjax.model.encoder import check_mesh
-from bertjax.tasks import batches, classification
-from bertjax.tasks.bag_of_words import bag_of_words_baseline
-from bertjax.tasks.classification import METRIC
-from bertjax.tasks.metrics import classification_metrics, majority_baseline
+from bertjax.tasks import batches, classification, regression
+from bertjax.tasks.task import Outputs, Part, Task
 from bertjax.training import optimizers, step
 from bertjax.training.checkpoints import Checkpoints, best_step, load_params
 from bertjax.training.metrics import MetricsLog
 from bertjax.training.signals import StopRequest
-
-
-class Part(NamedTuple):
-    """A file of examples, as written and as the model reads it."""
-
-    examples: list[classification.Example]
-    features: batches.Features
-
-
-class Task(NamedTuple):
-    """What there is to learn, and to do then."""
-
-    labels: tuple[str, ...]
-    train: Part
-    validation: Part
-    test: Part | None
 
 
 def run(c: FinetuneConfig, workdir: str | Path) -> dict[str, float]:
@@ -69,45 +50,50 @@ def run(c: FinetuneConfig, workdir: str | Path) -> dict[str, float]:
     check_mesh(model_config, mesh)
     tokenizer = pretrained.read_tokenizer(c.init_from, blueprint)
     task = read_task(c, tokenizer)
+    metric = metric_of(c, task)
     facts = {
-        "task": "classification",
+        "task": c.task,
+        "metric": metric,
         "labels": list(task.labels),
         "model": dataclasses.asdict(model_config),
         "heads": list(CLASSIFIER_HEADS[c.train.pooling]),
         "examples": fingerprint(task),
     }
     workdir = runs.open_workdir(workdir, c, facts, tokenizer)
-    baselines = baselines_of(task, model_config)
 
     # 2. What a step reads: examples of about one length, a pure function of the step.
-    per_epoch = -(-len(task.train.examples) // c.train.batch_size)
+    per_epoch = -(-len(task.parts["train"].features.ids) // c.train.batch_size)
     steps = c.train.epochs * per_epoch
-    batch_of = training_batches(task.train.features, c, mesh)
+    batch_of = training_batches(task.parts["train"].features, c, mesh)
 
     with (
         jax.set_mesh(mesh),
-        Checkpoints(workdir, c.checkpoint, best=METRIC) as checkpoints,
+        Checkpoints(workdir, c.checkpoint, best=metric) as checkpoints,
         StopRequest() as stop,
     ):
         # 3. What a step does.
-        def make_model(rngs: nnx.Rngs) -> classification.SequenceClassifier:
-            return classification.SequenceClassifier(model_config, len(task.labels), pooling=c.train.pooling, rngs=rngs)
+        def make_model(rngs: nnx.Rngs) -> nnx.Module:
+            return task.make_model(model_config, c.train.pooling, rngs)
 
-        loss, precision = classification.classification_loss, c.train.precision
+        precision = c.train.precision
         optimizer = optimizers.make_optimizer(c.optimizer, steps)
         schedule = optimizers.learning_rate(c.optimizer, steps)
-        train_step = step.make_train_step(make_model, loss, optimizer, schedule, seed=c.train.seed, precision=precision)
-        logits_of = step.make_forward(make_model, classification.logits, precision)
+        train_step = step.make_train_step(
+            make_model, task.loss, optimizer, schedule, seed=c.train.seed, precision=precision
+        )
+        outputs_of = step.make_forward(make_model, task.outputs, precision)
 
-        def log_probabilities(params: nnx.State, part: Part) -> np.ndarray:
-            found_NC = np.zeros((len(part.examples), len(task.labels)))
+        def outputs(params: nnx.State, part: Part) -> list[np.ndarray]:
+            found: list[np.ndarray] = [np.zeros(0)] * len(part.features.ids)
             for choice in batches.evaluation_batches(part.features.lengths_N, c.train.batch_size, c.data.seq_len):
                 batch = step.to_mesh(batches.make_batch(part.features, choice, c.train.batch_size), mesh)
-                found_NC[choice.indices] = jax.device_get(logits_of(params, batch))[: len(choice.indices)]
-            return found_NC - np.logaddexp.reduce(found_NC, axis=1, keepdims=True)
+                rows = jax.device_get(outputs_of(params, batch))
+                for row, i in enumerate(choice.indices):
+                    found[i] = rows[row]
+            return found
 
         def evaluate(params: nnx.State) -> dict[str, float]:
-            return figures_of(log_probabilities(params, task.validation), task) | baselines
+            return task.figures(task.parts["validation"], outputs(params, task.parts["validation"]))
 
         # 4. Where it starts: the newest good checkpoint, or the pretrained encoder under a new head.
         abstract = step.abstract_state(make_model, optimizer)
@@ -124,9 +110,9 @@ def run(c: FinetuneConfig, workdir: str | Path) -> dict[str, float]:
                 epoch, within = divmod(done - 1, per_epoch)
                 log.train(done, figures, epoch=epoch + 1)
                 if (within + 1) in eval_at:
-                    held_out = evaluate(state.params)
+                    held_out = evaluate(state.params) | dict(task.baselines)
                     log.evaluation(done, held_out, epoch=epoch + 1)
-                    checkpoints.save(state, done, log.counters(), figures={METRIC: held_out[METRIC]})
+                    checkpoints.save(state, done, log.counters(), figures={metric: held_out[metric]})
                 if stop.requested:
                     log.flush()
                     checkpoints.save(state, done, log.counters())
@@ -135,14 +121,13 @@ def run(c: FinetuneConfig, workdir: str | Path) -> dict[str, float]:
 
     # 6. What it came to: the best checkpoint's figures and predictions.
     with jax.set_mesh(mesh):
-        best = best_step(workdir, METRIC)
+        best = best_step(workdir, metric)
         params = load_params(workdir, abstract.params, step=best)
-        found = {name: log_probabilities(params, part) for name, part in to_predict(task).items()}
-    for name, part in to_predict(task).items():
-        path = workdir / f"predictions-{name}.tsv"
-        classification.write_predictions(path, part.examples, np.exp(found[name]), task.labels)
-    final = figures_of(found["validation"], task) | baselines
-    print(f"best checkpoint: step {best}, {METRIC} {final[METRIC]:.4f}", file=sys.stderr)
+        found = {name: outputs(params, part) for name, part in task.parts.items() if name != "train"}
+    final = figures_of(task, found)
+    write_predictions(task, found, workdir, c.data.submission)
+    for figure in sorted(name for name in final if name.startswith(metric)):
+        print(f"best checkpoint: step {best}, {figure} {final[figure]:.4f}", file=sys.stderr)
     print(f"the report is {report.write_report(workdir)}", file=sys.stderr)
     return final
 
@@ -166,45 +151,14 @@ def pretrained_blueprint(c: FinetuneConfig) -> Blueprint:
 
 
 def read_task(c: FinetuneConfig, tokenizer: Tokenizer) -> Task:
-    """Returns the examples of the files, or of the installed documentation, and their features."""
+    """Returns the task of the config's files, or of the installed documentation."""
     data = c.data
     if data.train == installed_docs.NAME:
         files = installed_docs.classification_files()
         data = dataclasses.replace(data, train=files["train"], validation=files["validation"], test=files["test"])
-    columns = classification.Columns(data.text, data.second, data.label)
-    train = few_of_each(classification.read_examples(data.train, columns), data, c.train.seed)
-    labels = classification.label_names(train)
-
-    def part(examples: list[classification.Example], name: str) -> Part:
-        features = classification.features(examples, tokenizer, data.seq_len, labels)
-        if features.truncated:
-            print(
-                f"{name}: {features.truncated} of {len(examples)} examples cut to {data.seq_len} tokens",
-                file=sys.stderr,
-            )
-        return Part(examples, features)
-
-    validation = classification.read_examples(data.validation, columns, labels)
-    test = data.test and part(classification.read_examples(data.test, columns, labels, label_required=False), "test")
-    return Task(labels, part(train, "train"), part(validation, "validation"), test or None)
-
-
-def few_of_each(
-    examples: list[classification.Example], data: TaskDataConfig, seed: int
-) -> list[classification.Example]:
-    """Returns `examples_per_class` examples of each label, in the order of the file; all if it is None."""
-    if data.examples_per_class is None:
-        return examples
-    shuffled = np.random.default_rng(seed).permutation(len(examples))
-    kept: list[int] = []
-    for label in sorted({example.label or "" for example in examples}):
-        of_label = [i for i in shuffled if examples[i].label == label]
-        if len(of_label) < data.examples_per_class:
-            raise UserError(
-                f"data.examples_per_class={data.examples_per_class}, but {data.train} has {len(of_label)} of {label!r}"
-            )
-        kept += of_label[: data.examples_per_class]
-    return [examples[i] for i in sorted(kept)]
+    if c.task == "regression":
+        return regression.make_task(data, tokenizer)
+    return classification.make_task(data, tokenizer, c.train.seed)
 
 
 def training_batches(
@@ -241,42 +195,50 @@ def first_params(c: FinetuneConfig, blueprint: Blueprint, make_model: step.MakeM
     return params
 
 
-def to_predict(task: Task) -> dict[str, Part]:
-    """Returns the files that predictions are written for."""
-    return {"validation": task.validation} | ({} if task.test is None else {"test": task.test})
+def metric_of(c: FinetuneConfig, task: Task) -> str:
+    """Returns the name of the figure that chooses the checkpoint."""
+    metric = c.train.metric or task.metrics[0]
+    if metric not in task.metrics:
+        raise UserError(f"train.metric={metric!r} is no figure of {c.task}; use one of {', '.join(task.metrics)}")
+    return metric
 
 
-def figures_of(log_probabilities_NC: np.ndarray, task: Task) -> dict[str, float]:
-    """Returns the loss (nats) and the figures of the likeliest labels of the validation file."""
-    labels_N = task.validation.features.targets["labels"]
-    loss = -float(np.take_along_axis(log_probabilities_NC, labels_N[:, None], axis=1).mean())
-    return {"loss": loss} | classification_metrics(labels_N, log_probabilities_NC.argmax(axis=1), len(task.labels))
+def figures_of(task: Task, found: Mapping[str, Outputs]) -> dict[str, float]:
+    """Returns the figures of the validation file, its baselines, and the other files' figures with their names."""
+    final = task.figures(task.parts["validation"], found["validation"]) | dict(task.baselines)
+    for name in sorted(found.keys() - {"validation", "test"}):
+        others = task.figures(task.parts[name], found[name])
+        final |= {f"{figure}_{name}": value for figure, value in others.items()}
+    return final
 
 
-def baselines_of(task: Task, model_config: ModelConfig) -> dict[str, float]:
-    """Returns the accuracies of always guessing the most frequent label, and of counting tokens."""
-    train, held_out = task.train.features, task.validation.features
-    train_labels_N, labels_N = train.targets["labels"], held_out.targets["labels"]
-    entries = model_config.vocab_size or 0
-    counted = bag_of_words_baseline(train.ids, train_labels_N, held_out.ids, labels_N, len(task.labels), entries)
-    return {"majority_accuracy": majority_baseline(train_labels_N, labels_N), "bag_of_words_accuracy": counted}
+def write_predictions(task: Task, found: Mapping[str, Outputs], workdir: Path, submission: str | None) -> None:
+    """Writes predictions-NAME.tsv of each file, and GLUE's submission: the first two columns of that of the test."""
+    for name, outputs in found.items():
+        path = task.write(workdir / f"predictions-{name}.tsv", task.parts[name], outputs)
+        if name == "test" and submission:
+            (workdir / "glue").mkdir(exist_ok=True)
+            rows = path.read_text(encoding="utf-8").split("\n")
+            text = "\n".join("\t".join(row.split("\t")[:2]) for row in rows)
+            (workdir / "glue" / f"{submission}.tsv").write_text(text, encoding="utf-8")
 
 
 def fingerprint(task: Task) -> str:
     """Returns a hash of what is learned and evaluated: a resumed run has to have the same."""
     digest = hashlib.blake2b(digest_size=16)
-    for part in (task.train, task.validation):
-        for array in (*part.features.ids, *part.features.segments, part.features.targets["labels"]):
+    for part in (task.parts["train"], task.parts["validation"]):
+        for array in (*part.features.ids, *part.features.segments, *part.features.targets.values()):
             digest.update(array.tobytes())
     return digest.hexdigest()
 
 
 def say_what_runs(task: Task, c: FinetuneConfig, mesh: jax.sharding.Mesh, start: int, steps: int) -> None:
     """Prints the first log line: where, what, how much."""
+    train, validation = (len(task.parts[name].examples) for name in ("train", "validation"))
     begin = "random weights" if c.train.from_scratch else c.init_from
     print(
         f"{mesh.size} x {mesh.devices.flat[0].device_kind}, mesh {dict(mesh.shape)}, {c.train.precision}; from {begin};"
-        f" {len(task.labels)} labels, {len(task.train.examples)} training examples, {len(task.validation.examples)} to"
+        f" {len(task.labels)} labels, {train} training examples, {validation} to"
         f" validate; " + (f"going on from step {start} of {steps}" if start else f"{steps} steps"),
         file=sys.stderr,
     )

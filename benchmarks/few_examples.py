@@ -69,7 +69,7 @@ def compare(c: FinetuneConfig, seeds: Sequence[int], workdir: Path) -> dict[str,
         for name in ("pretrained", "from_scratch"):
             train = dataclasses.replace(c.train, seed=seed, from_scratch=name == "from_scratch")
             figures = finetune.run(dataclasses.replace(c, train=train), workdir / f"{name}-{seed}")
-            found[name].append(figures[finetune.METRIC])
+            found[name].append(figures["accuracy"])
         for name, figure in FIGURES.items():  # of the seed's examples, the same for both runs
             found[name].append(figures[figure])
     return {name: summary(accuracies) for name, accuracies in found.items()}

@@ -297,8 +297,14 @@ class TaskDataConfig:
     """Labelled examples to evaluate on; the best checkpoint is the one that does best here."""
     test: str | None = free(None)
     """Examples to predict with the best checkpoint, labelled or not."""
+    also: tuple[str, ...] = free(())
+    """More labelled files to evaluate the best checkpoint on, as MNLI's mismatched one."""
+    submission: str | None = free(None)
+    """Also write the test file's predictions as glue/NAME.tsv, as GLUE's server takes them: `CoLA`, `MNLI-m`, ..."""
     text: str = "text"
     """Column of the text: its name in the header, or its number from 0 in a table without header."""
+    test_text: str | None = free(None)
+    """Column of the text in the test file, where it is another one."""
     second: str | None = None
     """Column of the second text, for pairs."""
     label: str = "label"
@@ -327,13 +333,15 @@ class TaskTrainConfig:
     from_scratch: bool = False
     """Start from random weights of the same model instead: shows what the pretraining is worth."""
     pooling: Pooling = "cls"
-    """What the classes are told from: [CLS] through the pretrained pooler, or the mean of the last hidden states."""
+    """What a text's label is told from: [CLS] through the pretrained pooler, or the mean of the last hidden states."""
     dropout: float | None = None
     """On the embeddings, the sublayers and the head; None keeps the pretrained model's."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of the matrix products."""
     evals_per_epoch: int = 1
     """Evaluations, each with a checkpoint, in an epoch; the last is at its end."""
+    metric: str | None = None
+    """Figure of the validation file that is highest at the best checkpoint; None takes accuracy, of scores spearman."""
     log_every: int = free(1)
     """Steps between lines of metrics.jsonl."""
     tensorboard: bool = free(False)
@@ -355,8 +363,10 @@ class TaskTrainConfig:
 
 @dataclasses.dataclass(frozen=True)
 class FinetuneConfig:
-    """A fine-tuning run: classification of texts or of pairs of texts."""
+    """A fine-tuning run."""
 
+    task: Literal["classification", "regression"] = "classification"
+    """What a text, or a pair of texts, is given: one of several labels, or a number."""
     init_from: str = free("")
     """What to start from: a pretraining run's folder (its newest checkpoint), or one of Hugging Face's."""
     data: TaskDataConfig = dataclasses.field(default_factory=TaskDataConfig)

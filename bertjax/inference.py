@@ -145,6 +145,8 @@ class Model:
         """Returns the label of each text; of a pair of texts, where the model was trained on pairs."""
         if not self.labels:
             raise UserError("this model has no classes: fine-tune it, and load the folder of the fine-tuning")
+        if len(self.labels) == 1:
+            raise UserError("this model gives scores, no classes; finetune.py writes those of --data.test")
         features = self._features(_checked(texts, pairs=True), truncate=truncate)
         found = self._map(lambda batch, _: _probabilities(self.graphdef, self.params, batch), features)
         return [self._classification(row_C) for row_C in found]
@@ -224,13 +226,13 @@ def load(path: str | Path, *, step: int | None = None) -> Model:
     with jax.set_mesh(mesh):
         params = pretrained.read_params(path, b, step=step)
         graphdef = nnx.graphdef(nnx.eval_shape(lambda: make_model(b)))
-    labels = b.labels if b.task == "classification" else ()
+    labels = b.labels if b.task in ("classification", "regression") else ()
     return Model(b.config, tokenizer, graphdef, params, mesh, labels)
 
 
 def make_model(b: Blueprint) -> nnx.Module:
     """Returns the model that the blueprint's weights go into."""
-    if b.task == "classification":
+    if b.task in ("classification", "regression"):
         return classification.SequenceClassifier(b.config, len(b.labels), pooling=pooling_of(b), rngs=nnx.Rngs(0))
     return Assembly(b, rngs=nnx.Rngs(0))
 

@@ -19,7 +19,6 @@ from bertjax.interop import huggingface
 from bertjax.interop.model_card import model_card
 from bertjax.model.assembly import Blueprint, abstract_params
 from bertjax.sharding import make_mesh
-from bertjax.tasks.classification import METRIC
 from bertjax.training.checkpoints import Checkpoints, best_step, load_params, newest_step
 from bertjax.training.step import TrainState
 
@@ -56,8 +55,9 @@ def read_params(path: str | Path, b: Blueprint, *, step: int | None = None) -> n
 
 def _best(path: str | Path, b: Blueprint) -> int | None:
     """Returns the step of the best checkpoint of a fine-tuning, None where the newest is the one."""
-    tuned = b.task != "pretraining" and "imported" not in runs.read_facts(path)
-    return best_step(path, METRIC) if tuned else None
+    facts = runs.read_facts(path)
+    tuned = b.task != "pretraining" and "imported" not in facts
+    return best_step(path, facts["metric"]) if tuned else None
 
 
 def export_folder(source: str | Path, directory: str | Path, architecture: str | None = None) -> dict[str, Any]:

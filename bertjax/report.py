@@ -40,7 +40,7 @@ class Figure:
 
 # A run shows those that its lines hold, so pretraining and fine-tuning need no page each.
 FIGURES = (
-    Figure("Loss", "loss"),
+    Figure("Loss", "loss", baselines=(("eval_mean_score_loss", "always the mean score"),)),
     Figure("Masked-LM loss, nat", "mlm_loss", baselines=(("eval_unigram_mlm_loss", "unigram cross-entropy"),)),
     Figure("Masked-LM perplexity", "mlm_perplexity"),
     Figure(
@@ -70,6 +70,8 @@ FIGURES = (
     Figure("Precision", "precision", share=True),
     Figure("Recall", "recall", share=True),
     Figure("Matthews correlation", "matthews"),
+    Figure("Pearson correlation", "pearson"),
+    Figure("Spearman correlation", "spearman"),
     Figure("Learning rate", "learning_rate", noisy=False),
     Figure("Tokens per second", "tokens_per_second"),
 )
@@ -108,7 +110,8 @@ def write_report(workdir: Path) -> Path:
 
     Raises: UserError if the run's files are missing or damaged, or hold no step yet.
     """
-    tuned = "task" in runs.read_facts(workdir)
+    facts = runs.read_facts(workdir)
+    tuned = "task" in facts
     kind: type[Config | FinetuneConfig] = FinetuneConfig if tuned else Config
     c, lines = runs.read_config(workdir, kind), read_metrics(workdir)
     if not lines:
@@ -117,7 +120,7 @@ def write_report(workdir: Path) -> Path:
     sections = (
         f"<h1>{name}</h1><p class=soft>{'Fine-tuning' if tuned else 'Pretraining'} with bertjax</p>",
         state_section(c, lines),
-        figures_section(lines, by="accuracy" if tuned else "loss"),
+        figures_section(lines, by=facts["metric"] if tuned else "loss"),
         curves_section(lines),
         config_section(c, kind()),
     )

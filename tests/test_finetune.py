@@ -150,11 +150,11 @@ def test_few_examples_of_each_class_are_drawn_by_the_seed(task_config: FinetuneC
     data = dataclasses.replace(task_config.data, examples_per_class=5)
     columns = finetune.classification.Columns()
     examples = finetune.classification.read_examples(data.train, columns)
-    few, again, other = (finetune.few_of_each(examples, data, seed) for seed in (0, 0, 1))
+    few, again, other = (finetune.classification.few_of_each(examples, data, seed) for seed in (0, 0, 1))
     assert few == again != other
     assert sorted(example.label or "" for example in few) == ["dry"] * 5 + ["wet"] * 5
     with pytest.raises(UserError, match="examples_per_class=5000, but"):
-        finetune.few_of_each(examples, dataclasses.replace(data, examples_per_class=5000), 0)
+        finetune.classification.few_of_each(examples, dataclasses.replace(data, examples_per_class=5000), 0)
 
 
 @pytest.mark.parametrize(
@@ -165,6 +165,10 @@ def test_few_examples_of_each_class_are_drawn_by_the_seed(task_config: FinetuneC
         ({"data": {"label": "labels"}}, "no column 'labels'"),
         ({"data": {"train": "nowhere.tsv"}}, "nowhere.tsv"),
         ({"data": {"seq_len": 64}}, "more than the 32 positions"),
+        (
+            {"train": {"metric": "acuracy"}},
+            "metric='acuracy' is no figure of classification; use one of accuracy",
+        ),
         ({"train": {"batch_size": 20}}, "does not divide over 8 data shards"),
     ],
 )
@@ -185,3 +189,32 @@ def test_an_unknown_label_is_named_with_its_line(task_config: FinetuneConfig, fi
     wrong = dataclasses.replace(task_config, data=dataclasses.replace(task_config.data, validation=str(path)))
     with pytest.raises(UserError, match=r"odd.tsv:52: unknown label 'damp'; known are 'dry', 'wet'"):
         finetune.run(wrong, tmp_path / "run")
+
+
+def test_scores_are_learned_and_handed_in_as_glue_takes_them(
+    task_config: FinetuneConfig, files: Path, tmp_path: Path
+) -> None:
+    scores = {}
+    for name in ("train", "validation"):
+        text = (files / f"{name}.tsv").read_text()
+        scores[name] = tmp_path / f"{name}.tsv"
+        scores[name].write_text(text.replace("\twet", "\t4.0").replace("\tdry", "\t1.0"))
+    also = tmp_path / "elsewhere.tsv"
+    also.write_text(scores["validation"].read_text())
+    data = dataclasses.replace(
+        task_config.data,
+        train=str(scores["train"]),
+        validation=str(scores["validation"]),
+        also=(str(also),),
+        submission="STS-B",
+    )
+    figures = finetune.run(dataclasses.replace(task_config, task="regression", data=data), tmp_path / "run")
+    assert figures["pearson"] > 0.8
+    assert figures["loss"] < 0.5 * figures["mean_score_loss"]
+    assert figures["spearman_elsewhere"] == figures["spearman"]
+    rows = predictions(tmp_path / "run" / "glue" / "STS-B.tsv")
+    written = predictions(tmp_path / "run" / "predictions-test.tsv")
+    assert [list(row) for row in rows] == [["index", "prediction"]] * 20
+    assert [row["prediction"] for row in rows] == [row["prediction"] for row in written]
+    with pytest.raises(UserError, match="gives scores, no classes"):
+        bertjax.load(tmp_path / "run").classify("a text")

@@ -60,6 +60,7 @@ def classifier(workdir: Path, tmp_path_factory: pytest.TempPathFactory) -> Model
     """A fine-tuned model of three checkpoints, the second of which is the best: it says "yes"."""
     facts = {
         "task": "classification",
+        "metric": "accuracy",
         "labels": ["no", "yes", "maybe"],
         "heads": ["pooler", "classifier"],
         "model": dataclasses.asdict(tiny.CONFIG),

@@ -109,7 +109,7 @@ def test_mfu_is_shown_where_the_peak_is_known(tmp_path: Path) -> None:
 
 
 def test_fine_tuning_figures_stand_beside_their_baselines(tmp_path: Path) -> None:
-    page = page_of(make_workdir(tmp_path / "run", FinetuneConfig(), TUNED, task="classification"))
+    page = page_of(make_workdir(tmp_path / "run", FinetuneConfig(), TUNED, task="classification", metric="accuracy"))
     assert row(page, "Figure")[0] == "Last and best, step 1"
     assert row(page, "Accuracy") == ["87.5%", "51.0% always the most frequent class77.0% bag of words"]
     assert [row(page, title)[0] for title in ("F1", "Precision", "Recall")] == ["80.0%", "70.0%", "90.0%"]
@@ -151,7 +151,9 @@ def test_settings_that_differ_are_shown_and_escaped(tmp_path: Path) -> None:
 
 def test_settings_of_a_task_are_compared_with_those_of_tasks(tmp_path: Path) -> None:
     config = FinetuneConfig(data=TaskDataConfig(train="train.tsv"))
-    changed = page_of(make_workdir(tmp_path / "run", config, TUNED, task="classification")).split("<details>")[0]
+    changed = page_of(make_workdir(tmp_path / "run", config, TUNED, task="classification", metric="accuracy")).split(
+        "<details>"
+    )[0]
     assert row(changed, "data.train") == ['"train.tsv"']
     assert "optimizer." not in changed
 

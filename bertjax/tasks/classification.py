@@ -1,14 +1,16 @@
-"""Classification of sentences and pairs of sentences: files, features, head, loss, predictions.
+"""Classification of sentences and pairs of sentences: files, features, head, loss, figures, predictions.
 
-Every task is a file of this shape. Shape letters: B batch (rows), S position, D width, C classes, N examples.
+Shape letters: B batch (rows), S position, D width, C classes, N examples.
 """
 
 from __future__ import annotations
 
 import csv
 import dataclasses
+import math
 import re
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,18 +18,20 @@ import jax
 import numpy as np
 from flax import nnx
 
-from bertjax.config import ModelConfig, Pooling
+from bertjax.config import ModelConfig, Pooling, TaskDataConfig
+from bertjax.data.tokenizer import Tokenizer as BertTokenizer
 from bertjax.errors import UserError
 from bertjax.model import layers
 from bertjax.model.encoder import Encoder
 from bertjax.model.heads import Pooler, WeightedMean, mean_over_span
 from bertjax.sharding import ACT_B, REPLICATED
+from bertjax.tasks.bag_of_words import bag_of_words_baseline
 from bertjax.tasks.batches import Features
+from bertjax.tasks.metrics import classification_metrics, majority_baseline
 from bertjax.tasks.tables import Row, read_rows
+from bertjax.tasks.task import Part, Task
 from bertjax.training.losses import Sums, cross_entropy_sums, mean
 
-METRIC = "accuracy"
-"""Of the validation file; the checkpoint with the highest is kept and used."""
 _NUMBER = re.compile(r"[+-]?\d+(?:\.\d*)?")
 
 
@@ -65,10 +69,98 @@ class Example:
     """Row of the file, from 0."""
 
 
+def make_task(data: TaskDataConfig, tokenizer: BertTokenizer, seed: int) -> Task:
+    """Returns the task of telling the classes of the training file apart.
+
+    Raises: UserError, with file and line, for what is wrong in a file.
+    """
+    labels: tuple[str, ...] = ()
+
+    def read(path: str, columns: Columns, *, label_required: bool) -> list[Example]:
+        return read_examples(path, columns, labels or None, label_required=label_required)
+
+    train = few_of_each(read(data.train, columns_of(data), label_required=True), data, seed)
+    labels = label_names(train)
+    parts = make_parts(data, train, read, lambda examples: features(examples, tokenizer, data.seq_len, labels))
+    return Task(
+        labels=labels,
+        metrics=("accuracy", "f1", "f1_macro", "matthews", "precision", "recall"),
+        parts=parts,
+        baselines=_baselines(parts["train"].features, parts["validation"].features, len(labels), tokenizer.vocab_size),
+        make_model=lambda c, pooling, rngs: SequenceClassifier(c, len(labels), pooling=pooling, rngs=rngs),
+        loss=classification_loss,
+        outputs=logits,
+        figures=lambda part, outputs: _figures(part.features.targets["labels"], np.stack(outputs)),
+        write=lambda path, part, outputs: write_predictions(
+            path, part.examples, np.exp(_log_softmax(np.stack(outputs))), labels
+        ),
+    )
+
+
+def columns_of(data: TaskDataConfig, *, test: bool = False) -> Columns:
+    """Returns where the files have what; the test file may have its text elsewhere."""
+    return Columns((data.test_text if test else None) or data.text, data.second, data.label)
+
+
+class Reader(Protocol):
+    """Reads a file's examples; those of a test file need no label."""
+
+    def __call__(self, path: str, columns: Columns, *, label_required: bool) -> list[Example]:
+        """Returns the examples in order."""
+
+
+def make_parts(
+    data: TaskDataConfig, train: list[Example], read: Reader, make_features: Callable[[list[Example]], Features]
+) -> dict[str, Part]:
+    """Returns the examples and features of the training examples and of every other file of the task.
+
+    Raises: UserError if two of the files to evaluate would have one name.
+    """
+    examples = {"train": train, "validation": read(data.validation, columns_of(data), label_required=True)}
+    if data.test:
+        examples["test"] = read(data.test, columns_of(data, test=True), label_required=False)
+    for path in data.also:
+        name = Path(path).name.split(".")[0]
+        if name in examples:
+            raise UserError(f"data.also names a second file {name!r}: {path}; rename it")
+        examples[name] = read(path, columns_of(data), label_required=True)
+    parts = {name: Part(found, make_features(found)) for name, found in examples.items()}
+    for name, part in parts.items():
+        if part.features.truncated:
+            print(
+                f"{name}: {part.features.truncated} of {len(part.examples)} examples cut to {data.seq_len} tokens",
+                file=sys.stderr,
+            )
+    return parts
+
+
+def few_of_each(examples: list[Example], data: TaskDataConfig, seed: int) -> list[Example]:
+    """Returns `examples_per_class` examples of each label, in the order of the file; all if it is None."""
+    if data.examples_per_class is None:
+        return examples
+    shuffled = np.random.default_rng(seed).permutation(len(examples))
+    kept: list[int] = []
+    for label in sorted({example.label or "" for example in examples}):
+        of_label = [i for i in shuffled if examples[i].label == label]
+        if len(of_label) < data.examples_per_class:
+            raise UserError(
+                f"data.examples_per_class={data.examples_per_class}, but {data.train} has {len(of_label)} of {label!r}"
+            )
+        kept += of_label[: data.examples_per_class]
+    return [examples[i] for i in sorted(kept)]
+
+
 def read_examples(
-    path: str | Path, columns: Columns, labels: Sequence[str] | None = None, *, label_required: bool = True
+    path: str | Path,
+    columns: Columns,
+    labels: Sequence[str] | None = None,
+    *,
+    label_required: bool = True,
+    scores: bool = False,
 ) -> list[Example]:
     """Returns the rows of a .tsv, .csv or .jsonl file in order; a label outside `labels`, if given, is an error.
+
+    With `scores` a label has to be a finite number.
 
     Raises: UserError, with file and line, as `tables.read_rows`, and for a text or label that is none.
     """
@@ -82,7 +174,12 @@ def read_examples(
             raise UserError(f"{row.where}: column {columns.text!r} is null; give each row a text")
         if columns.second is not None and second is None:
             raise UserError(f"{row.where}: column {columns.second!r} is null; give each row a text")
-        examples.append(Example(text, second, _label(label, row, labels, required=label_required), index))
+        checked = (
+            _score(label, row, required=label_required)
+            if scores
+            else _label(label, row, labels, required=label_required)
+        )
+        examples.append(Example(text, second, checked, index))
     return examples
 
 
@@ -106,6 +203,20 @@ def _label(value: Any, row: Row, labels: Sequence[str] | None, *, required: bool
     if labels is not None and label not in labels:
         raise UserError(f"{row.where}: unknown label {label!r}; known are {', '.join(map(repr, labels))}")
     return label
+
+
+def _score(value: Any, row: Row, *, required: bool) -> str | None:
+    """Returns the score as it is written."""
+    score = "" if value is None else str(value).strip()
+    if not score and not required:
+        return None
+    try:
+        finite = not isinstance(value, bool) and math.isfinite(float(score))
+    except ValueError:
+        finite = False
+    if not finite:
+        raise UserError(f"{row.where}: {value!r} is not a score; use a finite number")
+    return score
 
 
 def label_names(examples: Sequence[Example]) -> tuple[str, ...]:
@@ -198,6 +309,24 @@ def classification_loss(
 def logits(model: SequenceClassifier, batch: Mapping[str, jax.Array], key: jax.Array | None = None) -> jax.Array:
     """Returns logits_BC of a batch of tasks/batches.py."""
     return model(batch["ids"], batch["segments"], batch["positions"], batch["spans"], key=key)
+
+
+def _figures(labels_N: np.ndarray, logits_NC: np.ndarray) -> dict[str, float]:
+    """Returns the loss (nats) and the figures of the likeliest labels."""
+    loss = -float(np.take_along_axis(_log_softmax(logits_NC), labels_N[:, None], axis=1).mean())
+    return {"loss": loss} | classification_metrics(labels_N, logits_NC.argmax(axis=1), logits_NC.shape[1])
+
+
+def _log_softmax(logits_NC: np.ndarray) -> np.ndarray:
+    wide_NC = logits_NC.astype(np.float64)
+    return wide_NC - np.logaddexp.reduce(wide_NC, axis=1, keepdims=True)
+
+
+def _baselines(train: Features, held_out: Features, n_classes: int, vocab_size: int) -> dict[str, float]:
+    """Returns the accuracies of always guessing the most frequent label, and of counting tokens."""
+    train_labels_N, labels_N = train.targets["labels"], held_out.targets["labels"]
+    counted = bag_of_words_baseline(train.ids, train_labels_N, held_out.ids, labels_N, n_classes, vocab_size)
+    return {"majority_accuracy": majority_baseline(train_labels_N, labels_N), "bag_of_words_accuracy": counted}
 
 
 def write_predictions(

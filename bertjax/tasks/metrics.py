@@ -1,4 +1,4 @@
-"""Figures of a classifier from labels and predictions. A share of nothing is 0.
+"""Figures from labels and predictions. A share of nothing is 0.
 
 Shape letters: N examples, C classes.
 """
@@ -6,6 +6,7 @@ Shape letters: N examples, C classes.
 from __future__ import annotations
 
 import numpy as np
+import scipy.stats
 
 
 def classification_metrics(labels_N: np.ndarray, predictions_N: np.ndarray, n_classes: int) -> dict[str, float]:
@@ -33,6 +34,20 @@ def classification_metrics(labels_N: np.ndarray, predictions_N: np.ndarray, n_cl
 def majority_baseline(train_labels_N: np.ndarray, labels_N: np.ndarray) -> float:
     """Returns the accuracy of always guessing the most frequent training label."""
     return float(np.mean(labels_N == np.bincount(train_labels_N).argmax()))
+
+
+def regression_metrics(scores_N: np.ndarray, predictions_N: np.ndarray) -> dict[str, float]:
+    """Returns the Pearson correlation and Spearman's, of ranks, in which equal scores share their mean rank.
+
+    Both are 0 where all scores, or all predictions, are equal.
+    """
+    ranks = scipy.stats.rankdata(scores_N), scipy.stats.rankdata(predictions_N)
+    return {"pearson": _correlation(scores_N, predictions_N), "spearman": _correlation(*ranks)}
+
+
+def _correlation(x_N: np.ndarray, y_N: np.ndarray) -> float:
+    x_N, y_N = x_N.astype(np.float64) - np.mean(x_N), y_N.astype(np.float64) - np.mean(y_N)
+    return float(_share(x_N @ y_N, np.asarray(np.linalg.norm(x_N) * np.linalg.norm(y_N))))
 
 
 def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from bertjax.config import MeshConfig, ModelConfig
+from bertjax.config import MeshConfig, ModelConfig, TaskDataConfig
 from bertjax.errors import UserError
 from bertjax.sharding import make_mesh
 from bertjax.tasks.batches import Choice, evaluation_batches, make_batch
@@ -20,6 +20,7 @@ from bertjax.tasks.classification import (
     Example,
     SequenceClassifier,
     classification_loss,
+    columns_of,
     features,
     label_names,
     logits,
@@ -212,3 +213,16 @@ def test_predictions_are_a_table(tmp_path: Path) -> None:
         "0\tyes\tno\t0.250000\t0.750000\n"
         "1\tno\t\t0.500000\t0.500000\n"
     )
+
+
+def test_a_test_file_may_have_its_text_elsewhere(tmp_path: Path) -> None:
+    """CoLA's training file has numbered columns, its test file a header."""
+    data = TaskDataConfig(text="3", label="1", test_text="sentence")
+    (tmp_path / "train.tsv").write_text('\ufeffx1\t1\t\tIt rains.\r\nx1\t0\t*\tIt rain "now.\r\n')
+    (tmp_path / "test.tsv").write_text("index\tsentence\n0\tIt snows.\n")
+    assert read_examples(tmp_path / "train.tsv", columns_of(data)) == [
+        Example("It rains.", None, "1", 0),
+        Example('It rain "now.', None, "0", 1),
+    ]
+    test = read_examples(tmp_path / "test.tsv", columns_of(data, test=True), label_required=False)
+    assert test == [Example("It snows.", None, None, 0)]

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bertjax.tasks.metrics import classification_metrics, majority_baseline
+from bertjax.tasks.metrics import classification_metrics, majority_baseline, regression_metrics
 
 
 def metrics(labels: list[int], predictions: list[int], n_classes: int) -> dict[str, float]:
@@ -63,3 +63,13 @@ def test_no_examples() -> None:
 
 def test_the_majority_is_that_of_the_training_labels() -> None:
     assert majority_baseline(np.array([0, 1, 1]), np.array([0, 0, 0, 1])) == 0.25
+
+
+def test_correlations_by_hand() -> None:
+    scores_N = np.array([1.0, 2.0, 3.0, 4.0])
+    figures = regression_metrics(scores_N, np.array([1.0, 4.0, 9.0, 16.0]))
+    assert figures == pytest.approx({"pearson": 25 / np.sqrt(5 * 129), "spearman": 1.0})
+    assert regression_metrics(np.array([1.0, 4.0, 9.0, 16.0]), scores_N)["spearman"] == pytest.approx(1.0)
+    tied = regression_metrics(scores_N, np.array([1.0, 1.0, 0.0, 2.0]))
+    assert tied["spearman"] == pytest.approx(1.5 / np.sqrt(5 * 4.5))
+    assert regression_metrics(scores_N, np.ones(4)) == {"pearson": 0.0, "spearman": 0.0}

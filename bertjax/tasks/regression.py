@@ -1,0 +1,95 @@
+"""Regression: a number for a text or a pair of texts, as STS-B's similarity. Files and features as in classification.
+
+Shape letters: B batch (rows), N examples.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bertjax.config import TaskDataConfig
+from bertjax.data.tokenizer import Tokenizer
+from bertjax.errors import UserError
+from bertjax.tasks import classification
+from bertjax.tasks.batches import Features
+from bertjax.tasks.classification import Columns, Example, SequenceClassifier
+from bertjax.tasks.metrics import regression_metrics
+from bertjax.tasks.task import Task
+from bertjax.training.losses import Sums, mean
+
+LABELS = ("score",)
+
+
+def make_task(data: TaskDataConfig, tokenizer: Tokenizer) -> Task:
+    """Returns the task of giving texts the scores of the training file.
+
+    Raises: UserError, with file and line, for what is wrong in a file, or if classes are asked for.
+    """
+    if data.examples_per_class is not None:
+        raise UserError(f"data.examples_per_class={data.examples_per_class}, but scores are no classes; leave it out")
+
+    def read(path: str, columns: Columns, *, label_required: bool) -> list[Example]:
+        return classification.read_examples(path, columns, label_required=label_required, scores=True)
+
+    train = read(data.train, classification.columns_of(data), label_required=True)
+    parts = classification.make_parts(data, train, read, lambda found: features(found, tokenizer, data.seq_len))
+    mean_score = parts["train"].features.targets["scores"].mean()
+    scores_N = parts["validation"].features.targets["scores"]
+    return Task(
+        labels=LABELS,
+        metrics=("spearman", "pearson"),
+        parts=parts,
+        baselines={"mean_score_loss": float(np.mean((scores_N - mean_score) ** 2))},
+        make_model=lambda c, pooling, rngs: SequenceClassifier(c, 1, pooling=pooling, rngs=rngs),
+        loss=regression_loss,
+        outputs=scores,
+        figures=lambda part, outputs: _figures(part.features.targets["scores"], np.stack(outputs)),
+        write=lambda path, part, outputs: write_predictions(path, part.examples, np.stack(outputs)),
+    )
+
+
+def features(examples: Sequence[Example], tokenizer: classification.Tokenizer, seq_len: int) -> Features:
+    """Returns the features of classification with `scores`, 0 where unknown."""
+    unlabelled = [dataclasses.replace(example, label=None) for example in examples]
+    made = classification.features(unlabelled, tokenizer, seq_len, ())
+    scores_N = np.array([float(example.label or 0) for example in examples], np.float32)
+    return Features(made.ids, made.segments, {"scores": scores_N}, made.pad_id, made.truncated)
+
+
+def scores(model: SequenceClassifier, batch: Mapping[str, jax.Array], key: jax.Array | None = None) -> jax.Array:
+    """Returns scores_B."""
+    return classification.logits(model, batch, key)[:, 0].astype(jnp.float32)
+
+
+def regression_loss(
+    model: SequenceClassifier, batch: Mapping[str, jax.Array], key: jax.Array | None
+) -> tuple[jax.Array, Sums]:
+    """Returns the mean squared error over the rows that have weight, and its sum."""
+    error_B = scores(model, batch, key) - batch["scores"]
+    sums = {"loss": (jnp.sum(error_B**2 * batch["weights"]), jnp.sum(batch["weights"]))}
+    return mean(sums, "loss"), sums
+
+
+def _figures(scores_N: np.ndarray, predictions_N: np.ndarray) -> dict[str, float]:
+    loss = float(np.mean((scores_N.astype(np.float64) - predictions_N) ** 2))
+    return {"loss": loss} | regression_metrics(scores_N, predictions_N)
+
+
+def write_predictions(path: str | Path, examples: Sequence[Example], scores_N: np.ndarray) -> Path:
+    """Writes a .tsv of index, prediction, and label if it is known; returns its path."""
+    path = Path(path)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file, delimiter="\t", lineterminator="\n")
+        table.writerow(["index", "prediction", "label"])
+        table.writerows(
+            [example.index, f"{score:.3f}", example.label or ""]
+            for example, score in zip(examples, scores_N, strict=True)
+        )
+    return path

@@ -1,0 +1,22 @@
+r"""STS-B: how alike are two sentences, from 0 to 5? 5,749 training and 1,500 validation examples, correlations.
+
+    python finetune.py --config=configs/finetune/stsb.py --workdir=runs/stsb --init_from=runs/bert_mini \
+        --data.train=STS-B/train.tsv --data.validation=STS-B/dev.tsv \
+        --data.test=STS-B/test.tsv
+
+Paper     Cer et al. 2017; Wang et al. 2019 (GLUE); hyperparameters within Devlin et al. 2019, appendix A.3.
+Hardware  any; minutes on a few CPU cores with a small model and a small set.
+"""
+
+from __future__ import annotations
+
+from bertjax.config import FinetuneConfig, OptimizerConfig, TaskDataConfig, TaskTrainConfig
+
+
+def get_config() -> FinetuneConfig:
+    return FinetuneConfig(
+        task="regression",
+        data=TaskDataConfig(text="sentence1", second="sentence2", label="score", submission="STS-B", seq_len=128),
+        optimizer=OptimizerConfig(peak_lr=5e-5, warmup_steps=None),
+        train=TaskTrainConfig(epochs=3, batch_size=32),
+    )

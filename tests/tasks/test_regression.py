@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bertjax.config import TaskDataConfig
+from bertjax.errors import UserError
+from bertjax.tasks.classification import Columns, Example, read_examples
+from bertjax.tasks.regression import features, make_task, write_predictions
+from tests.tasks.test_classification import Letters
+
+
+def test_scores_are_targets_and_unknown_ones_are_0() -> None:
+    examples = [Example("ab", "c", "2.5", 0), Example("d", "e", None, 1)]
+    made = features(examples, Letters(), 8)
+    assert made.targets["scores"].tolist() == [2.5, 0.0]
+    assert made.targets.keys() == {"scores"}
+    assert made.ids[0].tolist() == [1, 10, 11, 2, 12, 2]
+
+
+@pytest.mark.parametrize("score", ["high", "nan", "inf", ""])
+def test_what_is_no_number_is_no_score(tmp_path: Path, score: str) -> None:
+    (tmp_path / "a.tsv").write_text(f"text\tlabel\na\t{score}\n")
+    with pytest.raises(UserError, match=rf"a.tsv:2: '{score}' is not a score"):
+        read_examples(tmp_path / "a.tsv", Columns(), scores=True)
+
+
+def test_a_score_may_be_a_fraction_of_json(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "a", "label": 0.5}\n{"text": "b"}\n')
+    examples = read_examples(tmp_path / "a.jsonl", Columns(), label_required=False, scores=True)
+    assert [example.label for example in examples] == ["0.5", None]
+
+
+def test_classes_cannot_be_asked_for() -> None:
+    with pytest.raises(UserError, match="examples_per_class=5, but scores are no classes"):
+        make_task(TaskDataConfig(examples_per_class=5), Letters())  # type: ignore[arg-type]
+
+
+def test_predictions_are_a_table(tmp_path: Path) -> None:
+    examples = [Example("a", None, "2.500", 0), Example("b", None, None, 1)]
+    path = write_predictions(tmp_path / "p.tsv", examples, np.array([2.25, -0.5]))
+    assert path.read_text() == "index\tprediction\tlabel\n0\t2.250\t2.500\n1\t-0.500\t\n"
