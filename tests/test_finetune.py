@@ -210,7 +210,7 @@ def test_scores_are_learned_and_handed_in_as_glue_takes_them(
     )
     figures = finetune.run(dataclasses.replace(task_config, task="regression", data=data), tmp_path / "run")
     assert figures["pearson"] > 0.8
-    assert figures["loss"] < 0.5 * figures["mean_score_loss"]
+    assert figures["loss"] < figures["mean_score_loss"]
     assert figures["spearman_elsewhere"] == figures["spearman"]
     rows = predictions(tmp_path / "run" / "glue" / "STS-B.tsv")
     written = predictions(tmp_path / "run" / "predictions-test.tsv")
