@@ -15,6 +15,6 @@ def get_config() -> FinetuneConfig:
     return FinetuneConfig(
         init_from="runs/quickstart",
         data=TaskDataConfig(train="installed-docs", seq_len=64),
-        optimizer=OptimizerConfig(peak_lr=3e-4, warmup_steps=None, b2=0.98),
-        train=TaskTrainConfig(epochs=10, batch_size=32, dropout=0.1),
+        optimizer=OptimizerConfig(peak_lr=5e-4, warmup_steps=None, b2=0.98),
+        train=TaskTrainConfig(epochs=8, batch_size=32, pooling="mean", dropout=0.3),
     )
