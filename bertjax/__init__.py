@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bertjax.streaming import stream
+
 if TYPE_CHECKING:
     from bertjax.inference import Model
 
 __version__ = "0.1.0"
-__all__ = ["load"]
+__all__ = ["load", "stream"]
 
 
 def load(path: str | Path, *, step: int | None = None) -> Model:

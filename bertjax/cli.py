@@ -14,6 +14,7 @@ import tyro
 from bertjax.data import documents
 from bertjax.data.prepare import PrepareConfig
 from bertjax.errors import UserError, reported
+from bertjax.streaming import stream
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,9 +72,8 @@ class Predict:
 
         backend.start()
         model = load(self.model)
-        for chunk in _chunks(self._lines()):
-            for text, answer in zip(chunk, self._answers(model, chunk), strict=True):
-                print(json.dumps({"text": text} | answer, ensure_ascii=False), flush=True)
+        for text, answer in stream(lambda texts: self._answers(model, texts), self._lines()):
+            print(json.dumps({"text": text} | answer, ensure_ascii=False), flush=True)
 
     def _answers(self, model: Any, texts: list[str]) -> Iterator[dict[str, Any]]:
         if self.what == "fill-mask":
@@ -93,8 +93,8 @@ class Predict:
         if self.texts:
             yield from self.texts
         elif self.file:
-            with Path(self.file).open("rb") as stream:
-                yield from _texts(Path(self.file), stream)
+            with Path(self.file).open("rb") as source:
+                yield from _texts(Path(self.file), source)
         else:
             yield from _texts(Path("standard input"), sys.stdin.buffer)
 
@@ -162,7 +162,6 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "export": Export,
     "report": Report,
 }
-CHUNK = 256  # texts computed before their answers are printed
 
 
 def main() -> None:
@@ -172,16 +171,5 @@ def main() -> None:
         command.run()
 
 
-def _texts(path: Path, stream: BinaryIO) -> Iterator[str]:
-    return (line.text.rstrip("\r\n") for line in documents.lines(path, stream, "strict"))
-
-
-def _chunks(texts: Iterator[str]) -> Iterator[list[str]]:
-    chunk: list[str] = []
-    for text in texts:
-        chunk.append(text)
-        if len(chunk) == CHUNK:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
+def _texts(path: Path, source: BinaryIO) -> Iterator[str]:
+    return (line.text.rstrip("\r\n") for line in documents.lines(path, source, "strict"))

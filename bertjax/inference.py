@@ -65,6 +65,16 @@ class Tokens(NamedTuple):
     vectors: np.ndarray
 
 
+class Attentions(NamedTuple):
+    """The pieces of a text, [CLS] and [SEP] among them, and how each layer's heads attend, float32 [L, H, n, n].
+
+    `weights[layer, head, s]` sums to 1: the shares of all pieces in what piece s takes.
+    """
+
+    pieces: list[str]
+    weights: np.ndarray
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Model:
     """A model, its weights and its tokenizer. Whatever is wrong with a text is a UserError that says which and why."""
@@ -140,6 +150,13 @@ class Model:
         hidden = _hidden_of_all_layers if all_layers else _hidden
         (vectors,) = self._map(lambda batch, _: hidden(self.graphdef, self.params, batch), features)
         return Tokens(pieces[:kept], offsets[:kept], vectors[..., 1 : 1 + kept, :])
+
+    def attentions(self, text: Text, *, truncate: bool = False) -> Attentions:
+        """Returns the attention weights of all layers on a text, or on a pair of texts."""
+        features = self._features(_checked([text], pairs=True), truncate=truncate)
+        (weights_LHST,) = self._map(lambda batch, _: _attentions(self.graphdef, self.params, batch), features)
+        ids = features.ids[0]
+        return Attentions([self.tokenizer.piece(int(i)) for i in ids], weights_LHST[..., : len(ids), : len(ids)])
 
     def classify(self, texts: Text | Sequence[Text], *, truncate: bool = False) -> list[Classification]:
         """Returns the label of each text; of a pair of texts, where the model was trained on pairs."""
@@ -279,6 +296,14 @@ def _hidden_of_all_layers(graphdef: nnx.GraphDef[Any], params: nnx.State, batch:
     encoder = nnx.merge(graphdef, params).encoder
     hidden_LBSD = encoder(batch["ids"], batch["segments"], batch["positions"], batch["spans"], all_layers=True)
     return jnp.swapaxes(hidden_LBSD, 0, 1)
+
+
+@functools.partial(jax.jit, static_argnames="graphdef")
+def _attentions(graphdef: nnx.GraphDef[Any], params: nnx.State, batch: Batch) -> jax.Array:
+    """Returns weights_BLHST, the rows first."""
+    encoder = nnx.merge(graphdef, params).encoder
+    hidden_LBSD = jnp.swapaxes(_hidden_of_all_layers(graphdef, params, batch), 0, 1)
+    return jnp.swapaxes(encoder.attentions(hidden_LBSD, batch["spans"]), 0, 1)
 
 
 @functools.partial(jax.jit, static_argnames=("graphdef", "pooling"))

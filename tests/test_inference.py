@@ -116,6 +116,17 @@ def test_tokens_of_all_layers_begin_with_the_embeddings_and_end_with_the_last(mo
     assert np.abs(vectors_LSD[0] - last_SD).max() > 0.1
 
 
+def test_attentions_are_shares_of_the_pieces_for_a_text_or_a_pair(model: Model) -> None:
+    pieces, weights = model.attentions("rain")
+    assert pieces == ["[CLS]", "rain", "[SEP]"]
+    assert weights.shape == (2, 8, 3, 3)
+    assert weights.dtype == np.float32
+    np.testing.assert_allclose(weights.sum(axis=-1), 1, rtol=1e-5)
+    pieces, weights = model.attentions(("rain", "rain"))
+    assert pieces == ["[CLS]", "rain", "[SEP]", "rain", "[SEP]"]
+    assert weights.shape == (2, 8, 5, 5)
+
+
 def test_two_banks_have_two_vectors_and_both_sides_reach_them(model: Model) -> None:
     texts = ["i went to the bank to deposit cash", "i went to the bank to sit down"]
     reader = dataclasses.replace(model, tokenizer=Tokenizer.train(texts * 2, vocab_size=140))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ from flax import nnx
 from bertjax.config import ModelConfig
 from bertjax.errors import UserError
 from bertjax.model import layers, modernbert
-from bertjax.model.attention import attention
+from bertjax.model.attention import attention, attention_weights
 from bertjax.sharding import (
     ACT_B,
     ACT_BSF,
@@ -112,10 +113,15 @@ class Block(nnx.Module):
         self.mlp_norm = layers.LayerNorm(c, rngs=rngs)
         self.c = c
 
-    def __call__(self, x_BSD: jax.Array, spans_BS: jax.Array, _layer: jax.Array, *, key: jax.Array | None) -> jax.Array:
-        """Returns x_BSD one layer on; all layers are alike."""
-        weights_key, attention_key, mlp_key = layers.split(key, 3)
+    def attention_inputs(self, x_BSD: jax.Array, _layer: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, None]:
+        """Returns (q_BSHK, k_BSHK, v_BSHK, reach), what `attention` takes; every layer reaches everywhere."""
         q_BSHK, k_BSHK, v_BSHK = self.qkv(x_BSD, out_sharding=ACT_NBSHK)
+        return q_BSHK, k_BSHK, v_BSHK, None
+
+    def __call__(self, x_BSD: jax.Array, spans_BS: jax.Array, layer: jax.Array, *, key: jax.Array | None) -> jax.Array:
+        """Returns x_BSD one layer on."""
+        weights_key, attention_key, mlp_key = layers.split(key, 3)
+        q_BSHK, k_BSHK, v_BSHK, _ = self.attention_inputs(x_BSD, layer)
         o_BSHK = attention(q_BSHK, k_BSHK, v_BSHK, spans_BS, dropout=self.c.attention_dropout, key=weights_key)
         o_BSD = self.out(o_BSHK, out_sharding=ACT_B)
         x_BSD = self.attention_norm(x_BSD + layers.dropout(o_BSD, self.c.dropout, attention_key))
@@ -173,6 +179,21 @@ class Encoder(nnx.Module):
         last_BSD, hidden_LBSD = jax.lax.scan(body, x_BSD, scanned, unroll=self.c.unroll_layers)
         last_BSD = self.final_norm(last_BSD)
         return last_BSD if hidden_LBSD is None else jnp.concatenate([x_BSD[None], hidden_LBSD[:-1], last_BSD[None]])
+
+    def attentions(self, hidden_LBSD: jax.Array, spans_BS: jax.Array) -> jax.Array:
+        """Returns weights_LBHST of every layer, float32, from the hidden states of `all_layers`, without dropout.
+
+        They are recomputed from what each layer reads, so that training may use a kernel that never has them.
+        """
+        graphdef, stacked = nnx.split(self.blocks)
+
+        def weights_BHST(layer: tuple[nnx.State, jax.Array, jax.Array]) -> jax.Array:
+            weights, number, x_BSD = layer
+            block: Any = nnx.merge(graphdef, weights)
+            q_BSHK, k_BSHK, _, reach = block.attention_inputs(x_BSD, number)
+            return attention_weights(q_BSHK, k_BSHK, spans_BS, reach=reach)
+
+        return jax.lax.map(weights_BHST, (stacked, jnp.arange(self.c.layers), hidden_LBSD[:-1]))
 
 
 def _unchanged(x_BSD: jax.Array) -> jax.Array:

@@ -46,24 +46,23 @@ class Block(nnx.Module):
         self.down = nnx.Linear(c.mlp_width, c.width, use_bias=False, **layers.weights(c, DOWN_FD), rngs=rngs)
         self.c = c
 
-    def __call__(self, x_BSD: jax.Array, spans_BS: jax.Array, layer: jax.Array, *, key: jax.Array | None) -> jax.Array:
-        """Returns x_BSD one layer on; `layer` is its number, from 0."""
-        weights_key, attention_key, mlp_key = layers.split(key, 3)
+    def attention_inputs(self, x_BSD: jax.Array, layer: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+        """Returns (q_BSHK, k_BSHK, v_BSHK, reach), what `attention` takes, queries and keys rotated."""
         c, positions = self.c, x_BSD.shape[1]
         is_global = layer % c.global_every == 0
         read_BSD = jnp.where(layer == 0, x_BSD, self.attention_norm(x_BSD))
         q_BSHK, k_BSHK, v_BSHK = self.qkv(read_BSD, out_sharding=ACT_NBSHK)
         far, near = (rotations(positions, c.width // c.heads, theta) for theta in (c.rope_theta, c.local_rope_theta))
         cos_SK, sin_SK = jnp.where(is_global, far, near)
-        o_BSHK = attention(
-            rotated(q_BSHK, cos_SK, sin_SK),
-            rotated(k_BSHK, cos_SK, sin_SK),
-            v_BSHK,
-            spans_BS,
-            dropout=c.attention_dropout,
-            key=weights_key,
-            reach=jnp.where(is_global, positions, c.local_window // 2),
-        )
+        reach = jnp.where(is_global, positions, c.local_window // 2)
+        return rotated(q_BSHK, cos_SK, sin_SK), rotated(k_BSHK, cos_SK, sin_SK), v_BSHK, reach
+
+    def __call__(self, x_BSD: jax.Array, spans_BS: jax.Array, layer: jax.Array, *, key: jax.Array | None) -> jax.Array:
+        """Returns x_BSD one layer on; `layer` is its number, from 0."""
+        weights_key, attention_key, mlp_key = layers.split(key, 3)
+        c = self.c
+        q_BSHK, k_BSHK, v_BSHK, reach = self.attention_inputs(x_BSD, layer)
+        o_BSHK = attention(q_BSHK, k_BSHK, v_BSHK, spans_BS, dropout=c.attention_dropout, key=weights_key, reach=reach)
         o_BSD = self.out(o_BSHK, out_sharding=ACT_B)
         x_BSD = x_BSD + layers.dropout(o_BSD, c.attention_dropout, attention_key)
         h_BSF, gate_BSF = self.up(self.mlp_norm(x_BSD), out_sharding=ACT_NBSF)

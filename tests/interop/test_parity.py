@@ -70,6 +70,10 @@ def rows(model: Any) -> dict[str, np.ndarray]:
     return {"ids": ids, "segments": segments, "spans": places < lengths}
 
 
+def positions() -> np.ndarray:
+    return np.tile(np.arange(max(LENGTHS)), (len(LENGTHS), 1))
+
+
 def theirs(model: Any, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     inputs = {name: torch.tensor(value.astype(np.int64)) for name, value in batch.items()}
     arguments = {"input_ids": inputs["ids"], "attention_mask": inputs["spans"], "output_hidden_states": True}
@@ -93,8 +97,7 @@ def ours(folder: Path, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     b = pretrained.read_blueprint(folder)
     params = pretrained.read_params(folder, b)
     graphdef = nnx.graphdef(nnx.eval_shape(lambda: make_model(b)))
-    positions = np.tile(np.arange(max(LENGTHS)), (len(LENGTHS), 1))
-    inputs = [x.astype(np.int32) for x in (batch["ids"], batch["segments"], positions, batch["spans"])]
+    inputs = [x.astype(np.int32) for x in (batch["ids"], batch["segments"], positions(), batch["spans"])]
 
     @functools.partial(jax.jit, compiler_options=tiny.QUICK)
     def outputs(params: nnx.State) -> dict[str, jax.Array]:
@@ -165,3 +168,32 @@ def test_the_exported_tokenizer_gives_the_same_ids(tmp_path: Path) -> None:
     first, second = folders.TOKENIZER.encode_batch(["rain", "the river"])
     assert pair["token_type_ids"] == [0] * (len(first) + 2) + [1] * (len(second) + 1)
     assert tokenizer.model_max_length == 14
+
+
+@pytest.mark.parametrize(("family", "size"), [(family, "deep") for family in ("Bert", "Roberta", "ModernBert")])
+def test_attention_weights_of_every_layer_are_those_of_transformers(tmp_path: Path, family: str, size: str) -> None:
+    model = make(family, "Model", size)
+    model.save_pretrained(tmp_path)
+    model.set_attn_implementation("eager")  # the others have none to show
+    batch = rows(model)
+    inputs = {name: torch.tensor(batch[name].astype(np.int64)) for name in ("ids", "segments", "spans")}
+    segments = {"token_type_ids": inputs["segments"]} if family != "ModernBert" else {}
+    with torch.no_grad():
+        found = model(inputs["ids"], attention_mask=inputs["spans"], output_attentions=True, **segments).attentions
+    wanted_LBHST = torch.stack(found).numpy()
+
+    b = pretrained.read_blueprint(tmp_path)
+    params = pretrained.read_params(tmp_path, b)
+    graphdef = nnx.graphdef(nnx.eval_shape(lambda: make_model(b)))
+    arrays = [jax.numpy.asarray(x, "int32") for x in (batch["ids"], batch["segments"], positions(), batch["spans"])]
+
+    @functools.partial(jax.jit, compiler_options=tiny.QUICK)
+    def attentions(params: nnx.State) -> jax.Array:
+        encoder: Any = nnx.merge(graphdef, params).encoder
+        weights_LBHST: jax.Array = encoder.attentions(encoder(*arrays, all_layers=True), arrays[-1])
+        return weights_LBHST
+
+    weights_LBHST = np.asarray(attentions(params))
+    for row, length in enumerate(LENGTHS):
+        real = np.s_[:, row, :, :length, :length]
+        np.testing.assert_allclose(weights_LBHST[real], wanted_LBHST[real], atol=TOLERANCE, rtol=0)

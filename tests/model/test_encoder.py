@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -10,13 +11,15 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from bertjax.config import MeshConfig
+from bertjax.config import MeshConfig, ModelConfig
 from bertjax.errors import UserError
+from bertjax.model.attention import attention
 from bertjax.model.encoder import Encoder, check_mesh, padded_vocab_size
 from bertjax.sharding import make_mesh
 from tests.model import tiny
 
 PACKED, FIRST, SECOND = tiny.rows([[7, 4]]), np.s_[:, :7], np.s_[:, 7:11]
+MODERN = dataclasses.replace(tiny.CONFIG, family="modernbert", layers=3, global_every=3, local_window=4)
 
 
 def test_padding_is_invisible() -> None:
@@ -53,6 +56,32 @@ def test_packed_pairs_are_as_if_alone() -> None:
         ids_BS, segments_BS, positions_BS, spans_BS = (jnp.array(np.asarray(x)[span]) for x in PACKED)
         alone_BSD = tiny.encode(tiny.encoder(), (ids_BS, segments_BS, positions_BS, jnp.ones_like(spans_BS)))
         np.testing.assert_allclose(packed_BSD[span], alone_BSD, atol=1e-5)
+
+
+@pytest.mark.parametrize("c", [tiny.CONFIG, MODERN], ids=["bert", "modernbert"])
+def test_attentions_are_shares_within_a_span_that_make_each_layers_attention(c: ModelConfig) -> None:
+    spans_BS = PACKED[-1]
+
+    @functools.partial(jax.jit, compiler_options=tiny.QUICK)
+    def attend() -> tuple[jax.Array, list[tuple[jax.Array, jax.Array]]]:
+        model = Encoder(c, rngs=nnx.Rngs(0))
+        hidden_LBSD = model(*PACKED, all_layers=True)
+        weights_LBHST = model.attentions(hidden_LBSD, spans_BS)
+        graphdef, stacked = nnx.split(model.blocks)
+        averages = []
+        for layer in range(c.layers):
+            block: Any = nnx.merge(graphdef, jax.tree.map(lambda leaf, layer=layer: leaf[layer], stacked))
+            q_BSHK, k_BSHK, v_BSHK, reach = block.attention_inputs(hidden_LBSD[layer], jnp.int32(layer))
+            wanted_BSHK = attention(q_BSHK, k_BSHK, v_BSHK, spans_BS, dropout=0.0, key=None, reach=reach)
+            averages.append((jnp.einsum("BHST,BTHK->BSHK", weights_LBHST[layer], v_BSHK), wanted_BSHK))
+        return weights_LBHST, averages
+
+    weights_LBHST, averages = attend()
+    assert weights_LBHST.shape == (c.layers, 1, c.heads, 12, 12)
+    np.testing.assert_allclose(weights_LBHST.sum(axis=-1), 1, rtol=1e-5)
+    assert not np.any(np.asarray(weights_LBHST)[..., spans_BS[0][:, None] != spans_BS[0][None, :]])
+    for found_BSHK, wanted_BSHK in averages:
+        np.testing.assert_allclose(found_BSHK, wanted_BSHK, atol=1e-5)
 
 
 def test_rows_do_not_know_their_order() -> None:
