@@ -64,7 +64,7 @@ def run(c: FinetuneConfig, workdir: str | Path) -> dict[str, float]:
     # 2. What a step reads: examples of about one length, a pure function of the step.
     per_epoch = -(-len(task.parts["train"].features.ids) // c.train.batch_size)
     steps = c.train.epochs * per_epoch
-    batch_of = training_batches(task.parts["train"].features, c, mesh)
+    batch_of = training_batches(task.parts["train"].features, c, tokenizer, mesh)
 
     with (
         jax.set_mesh(mesh),
@@ -162,7 +162,7 @@ def read_task(c: FinetuneConfig, tokenizer: Tokenizer) -> Task:
 
 
 def training_batches(
-    features: batches.Features, c: FinetuneConfig, mesh: jax.sharding.Mesh
+    features: batches.Features, c: FinetuneConfig, tokenizer: Tokenizer, mesh: jax.sharding.Mesh
 ) -> Callable[[int], dict[str, jax.Array]]:
     """Returns batch(step), steps counted from 0, on the mesh."""
 
@@ -174,7 +174,13 @@ def training_batches(
 
     def batch(s: int) -> dict[str, jax.Array]:
         epoch, place = divmod(s, -(-len(features.ids) // c.train.batch_size))
-        return step.to_mesh(batches.make_batch(features, order(epoch)[place], c.train.batch_size), mesh)
+        made = batches.make_batch(features, order(epoch)[place], c.train.batch_size)
+        if c.train.mask_rate:
+            special_ids, mask_id = tokenizer.special_ids, tokenizer.mask_id
+            made["ids"] = batches.hide_tokens(
+                made["ids"], c.train.mask_rate, mask_id=mask_id, special_ids=special_ids, seed=c.train.seed, step=s
+            )
+        return step.to_mesh(made, mesh)
 
     return batch
 

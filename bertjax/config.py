@@ -336,6 +336,8 @@ class TaskTrainConfig:
     """What a text's label is told from: [CLS] through the pretrained pooler, or the mean of the last hidden states."""
     dropout: float | None = None
     """On the embeddings, the sublayers and the head; None keeps the pretrained model's."""
+    mask_rate: float = 0.0
+    """Share of an example's tokens read as [MASK], others each time: against learning few examples by heart."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of the matrix products."""
     evals_per_epoch: int = 1
@@ -357,6 +359,7 @@ class TaskTrainConfig:
             log_every=self.log_every,
         )
         _check_not_negative(seed=self.seed)
+        _check(0 <= self.mask_rate < 1, f"mask_rate={self.mask_rate} is not from 0 to below 1")
         if self.dropout is not None:
             _check(0 <= self.dropout < 1, f"dropout={self.dropout} is not between 0 and 1")
 

@@ -133,7 +133,7 @@ def test_a_run_cut_short_goes_on_to_the_same_end(
 def test_a_mean_of_hidden_states_learns_and_is_loaded_as_such(
     task_config: FinetuneConfig, files: Path, tmp_path: Path, pooling: Pooling
 ) -> None:
-    train = dataclasses.replace(task_config.train, pooling=pooling, epochs=3)
+    train = dataclasses.replace(task_config.train, pooling=pooling, epochs=4, mask_rate=0.1)
     figures = finetune.run(dataclasses.replace(task_config, train=train), tmp_path / "run")
     assert figures["accuracy"] > 0.8 > figures["majority_accuracy"]
     rows = predictions(tmp_path / "run/predictions-validation.tsv")

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 SHORTEST = 32  # positions; below, a batch costs little more than its dispatch
+_HIDING = 1  # keeps these draws apart from those of the order
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,3 +106,15 @@ def make_batch(features: Features, choice: Choice, batch_size: int) -> dict[str,
         name: np.where(index_B >= 0, target[index_B], 0).astype(target.dtype)
         for name, target in features.targets.items()
     }
+
+
+def hide_tokens(
+    ids_BS: np.ndarray, rate: float, *, mask_id: int, special_ids: Sequence[int], seed: int, step: int
+) -> np.ndarray:
+    """Returns ids_BS with a share `rate` of the tokens replaced by [MASK]; special ones, padding too, stay.
+
+    Which ones follows from seed and step: an example is read with others hidden each time. The encoder knows [MASK]
+    from its pretraining; a classifier of few examples then cannot learn them by heart.
+    """
+    draw_BS = np.random.default_rng((seed, _HIDING, step)).random(ids_BS.shape)
+    return np.where((draw_BS < rate) & ~np.isin(ids_BS, special_ids), mask_id, ids_BS).astype(ids_BS.dtype)

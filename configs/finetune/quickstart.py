@@ -16,5 +16,5 @@ def get_config() -> FinetuneConfig:
         init_from="runs/quickstart",
         data=TaskDataConfig(train="installed-docs", seq_len=64),
         optimizer=OptimizerConfig(peak_lr=5e-4, warmup_steps=None, b2=0.98),
-        train=TaskTrainConfig(epochs=8, batch_size=32, pooling="mean", dropout=0.3),
+        train=TaskTrainConfig(epochs=15, batch_size=32, pooling="mean", dropout=0.3, mask_rate=0.4),
     )

@@ -8,6 +8,7 @@ from bertjax.tasks.batches import (
     Features,
     epoch_batches,
     evaluation_batches,
+    hide_tokens,
     make_batch,
     padded_lengths,
 )
@@ -77,3 +78,21 @@ def test_a_batch_by_hand() -> None:
     assert {name for name, x in batch.items() if x.dtype == np.float32} == {"weights", "scores"}
     assert all(x.dtype in (np.int32, np.float32) for x in batch.values())
     assert features.lengths_N.tolist() == [3, 2, 5]
+
+
+def test_hidden_tokens_are_others_each_step_and_never_special() -> None:
+    ids = np.random.default_rng(0).integers(5, 99, (64, 32), dtype=np.int32)
+    ids[:, 0], ids[:, 20], ids[:, 21:] = 2, 3, 0
+
+    def hidden(step: int, rate: float = 0.3, seed: int = 0) -> np.ndarray:
+        return hide_tokens(ids, rate, mask_id=4, special_ids=(0, 2, 3, 4), seed=seed, step=step)
+
+    first = hidden(7)
+    assert first.dtype == np.int32
+    np.testing.assert_array_equal(first, hidden(7))
+    assert all((first != other).any() for other in (hidden(8), hidden(7, seed=1)))
+    changed = first != ids
+    assert (first[changed] == 4).all()
+    assert not changed[:, [0, *range(20, 32)]].any()
+    assert changed[:, 1:20].mean() == pytest.approx(0.3, abs=0.04)
+    np.testing.assert_array_equal(hidden(7, rate=0.0), ids)
