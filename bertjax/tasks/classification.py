@@ -29,7 +29,7 @@ from bertjax.tasks.bag_of_words import bag_of_words_baseline
 from bertjax.tasks.batches import Features
 from bertjax.tasks.metrics import classification_metrics, majority_baseline
 from bertjax.tasks.tables import Row, read_rows
-from bertjax.tasks.task import Part, Task
+from bertjax.tasks.task import Part, Task, drawn, files_of
 from bertjax.training.losses import Sums, cross_entropy_sums, mean
 
 _NUMBER = re.compile(r"[+-]?\d+(?:\.\d*)?")
@@ -80,6 +80,7 @@ def make_task(data: TaskDataConfig, tokenizer: BertTokenizer, seed: int) -> Task
         return read_examples(path, columns, labels or None, label_required=label_required)
 
     train = few_of_each(read(data.train, columns_of(data), label_required=True), data, seed)
+    train = drawn(train, data.examples, seed)
     labels = label_names(train)
     parts = make_parts(data, train, read, lambda examples: features(examples, tokenizer, data.seq_len, labels))
     return Task(
@@ -90,9 +91,9 @@ def make_task(data: TaskDataConfig, tokenizer: BertTokenizer, seed: int) -> Task
         make_model=lambda c, pooling, rngs: SequenceClassifier(c, len(labels), pooling=pooling, rngs=rngs),
         loss=classification_loss,
         outputs=logits,
-        figures=lambda part, outputs: _figures(part.features.targets["labels"], np.stack(outputs)),
-        write=lambda path, part, outputs: write_predictions(
-            path, part.examples, np.exp(_log_softmax(np.stack(outputs))), labels
+        figures=lambda part, outputs, _: _figures(part.features.targets["labels"], np.stack(outputs)),
+        write=lambda path, part, outputs, _: write_predictions(
+            path.with_suffix(".tsv"), part.examples, np.exp(_log_softmax(np.stack(outputs))), labels
         ),
     )
 
@@ -116,14 +117,12 @@ def make_parts(
 
     Raises: UserError if two of the files to evaluate would have one name.
     """
-    examples = {"train": train, "validation": read(data.validation, columns_of(data), label_required=True)}
-    if data.test:
-        examples["test"] = read(data.test, columns_of(data, test=True), label_required=False)
-    for path in data.also:
-        name = Path(path).name.split(".")[0]
-        if name in examples:
-            raise UserError(f"data.also names a second file {name!r}: {path}; rename it")
-        examples[name] = read(path, columns_of(data), label_required=True)
+
+    def examples_of(name: str, path: str) -> list[Example]:
+        test = name == "test"
+        return train if name == "train" else read(path, columns_of(data, test=test), label_required=not test)
+
+    examples = {name: examples_of(name, path) for name, path in files_of(data).items()}
     parts = {name: Part(found, make_features(found)) for name, found in examples.items()}
     for name, part in parts.items():
         if part.features.truncated:

@@ -35,7 +35,7 @@ def test_a_score_may_be_a_fraction_of_json(tmp_path: Path) -> None:
 
 def test_classes_cannot_be_asked_for() -> None:
     with pytest.raises(UserError, match="examples_per_class=5, but scores are no classes"):
-        make_task(TaskDataConfig(examples_per_class=5), Letters())  # type: ignore[arg-type]
+        make_task(TaskDataConfig(examples_per_class=5), Letters(), 0)  # type: ignore[arg-type]
 
 
 def test_predictions_are_a_table(tmp_path: Path) -> None:
