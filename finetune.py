@@ -28,7 +28,7 @@ from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import UserError, reported
 from bertjax.model.assembly import CLASSIFIER_HEADS, Blueprint
 from bertjax.model.encoder import check_mesh
-from bertjax.tasks import answers, batches, classification, regression, tagging
+from bertjax.tasks import answers, batches, classification, multilabel, regression, tagging
 from bertjax.tasks.task import Chosen, Outputs, Part, Task
 from bertjax.training import optimizers, step
 from bertjax.training.checkpoints import Checkpoints, best_step, load_params
@@ -37,6 +37,7 @@ from bertjax.training.signals import StopRequest
 
 TASKS: dict[str, Callable[[TaskDataConfig, Tokenizer, int], Task]] = {
     "classification": classification.make_task,
+    "multilabel": multilabel.make_task,
     "regression": regression.make_task,
     "tagging": tagging.make_task,
     "answers": answers.make_task,

@@ -311,7 +311,7 @@ class TaskDataConfig:
     second: str | None = None
     """Column of the second text, for pairs."""
     label: str = "label"
-    """Column of the label."""
+    """Column of the label; of several, with a | between them."""
     seq_len: int = 128
     """Most tokens of an example (S), special ones included; longer ones are cut."""
     examples_per_class: int | None = None
@@ -389,8 +389,8 @@ class TaskTrainConfig:
 class FinetuneConfig:
     """A fine-tuning run."""
 
-    task: Literal["classification", "regression", "tagging", "answers"] = "classification"
-    """What a text or a pair of texts is given: one of several labels, a number, names of its parts, an answer."""
+    task: Literal["classification", "multilabel", "regression", "tagging", "answers"] = "classification"
+    """What a text or a pair of texts is given: one of several labels, any, a number, names of its parts, an answer."""
     init_from: str = free("")
     """What to start from: a pretraining run's folder (its newest checkpoint), or one of Hugging Face's."""
     data: TaskDataConfig = dataclasses.field(default_factory=TaskDataConfig)

@@ -72,6 +72,7 @@ FIGURES = (
         share=True,
         baselines=(
             ("eval_never_answer_f1", "never an answer"),
+            ("eval_common_f1", "the labels that most texts have"),
             ("eval_lexicon_f1", "entities of the training file looked up"),
         ),
     ),

@@ -14,7 +14,7 @@ from bertjax.model.encoder import Encoder
 from bertjax.model.heads import MaskedLmHead, NextSentenceHead, Pooler, WeightedMean
 from bertjax.sharding import ACT_B, REPLICATED
 
-Task = Literal["pretraining", "classification", "regression", "tagging", "answers"]
+Task = Literal["pretraining", "classification", "multilabel", "regression", "tagging", "answers"]
 """What the heads are for. Answers are tags, too: two logits for each token, that it starts and that it ends one."""
 
 PRETRAINING_HEADS = ("pooler", "masked_lm", "next_sentence")

@@ -25,7 +25,7 @@ class Features:
     segments: Sequence[np.ndarray]
     """0 on the first text, 1 on the second, of the same lengths, int32."""
     targets: Mapping[str, np.ndarray]
-    """What is to be predicted, by name, one entry an example."""
+    """What is to be predicted, by name, [N] or [N, C]."""
     pad_id: int
     truncated: int = 0
     """How many examples were cut to fit."""
@@ -101,16 +101,17 @@ def make_batch(features: Features, choice: Choice, batch_size: int) -> dict[str,
             target_BS[row, : len(features.ids[i])] = features.token_targets[name][i]
     index_B = np.full(batch_size, -1, np.int32)
     index_B[: len(choice.indices)] = choice.indices
+    real_B = index_B >= 0
     return {
         "ids": ids_BS,
         "segments": segments_BS,
         "positions": np.tile(np.arange(choice.length, dtype=np.int32), (batch_size, 1)),
         "spans": spans_BS,
-        "weights": (index_B >= 0).astype(np.float32),
+        "weights": real_B.astype(np.float32),
         "index": index_B,
         **tokens,
     } | {
-        name: np.where(index_B >= 0, target[index_B], 0).astype(target.dtype)
+        name: np.where(real_B.reshape(-1, *[1] * (target.ndim - 1)), target[index_B], 0).astype(target.dtype)
         for name, target in features.targets.items()
     }
 

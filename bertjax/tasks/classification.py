@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import math
+import functools
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -77,7 +77,8 @@ def make_task(data: TaskDataConfig, tokenizer: BertTokenizer, seed: int) -> Task
     labels: tuple[str, ...] = ()
 
     def read(path: str, columns: Columns, *, label_required: bool) -> list[Example]:
-        return read_examples(path, columns, labels or None, label_required=label_required)
+        check = functools.partial(check_label, labels=labels or None)
+        return read_examples(path, columns, check, label_required=label_required)
 
     train = few_of_each(read(data.train, columns_of(data), label_required=True), data, seed)
     train = drawn(train, data.examples, seed)
@@ -149,17 +150,36 @@ def few_of_each(examples: list[Example], data: TaskDataConfig, seed: int) -> lis
     return [examples[i] for i in sorted(kept)]
 
 
+class CheckLabel(Protocol):
+    """Checks what stands in the column of the label."""
+
+    def __call__(self, value: Any, row: Row, *, required: bool) -> str | None:
+        """Returns it as text, None if it is not known."""
+
+
+def check_label(value: Any, row: Row, *, required: bool, labels: Sequence[str] | None = None) -> str | None:
+    """Returns the label as a string; JSON may have it as a whole number or as true or false.
+
+    Raises: UserError if it is not one of `labels`, where those are given.
+    """
+    label = "" if value is None else str(value).strip()
+    if not label and not required:
+        return None
+    if not label or not isinstance(value, str | int):
+        raise UserError(f"{row.where}: {value!r} is not a label; use a string or a whole number")
+    if labels is not None and label not in labels:
+        raise UserError(f"{row.where}: unknown label {label!r}; known are {', '.join(map(repr, labels))}")
+    return label
+
+
 def read_examples(
     path: str | Path,
     columns: Columns,
-    labels: Sequence[str] | None = None,
+    check: CheckLabel = check_label,
     *,
     label_required: bool = True,
-    scores: bool = False,
 ) -> list[Example]:
-    """Returns the rows of a .tsv, .csv or .jsonl file in order; a label outside `labels`, if given, is an error.
-
-    With `scores` a label has to be a finite number.
+    """Returns the rows of a .tsv, .csv or .jsonl file in order, their labels as `check` has them.
 
     Raises: UserError, with file and line, as `tables.read_rows`, and for a text or label that is none.
     """
@@ -173,12 +193,7 @@ def read_examples(
             raise UserError(f"{row.where}: column {columns.text!r} is null; give each row a text")
         if columns.second is not None and second is None:
             raise UserError(f"{row.where}: column {columns.second!r} is null; give each row a text")
-        checked = (
-            _score(label, row, required=label_required)
-            if scores
-            else _label(label, row, labels, required=label_required)
-        )
-        examples.append(Example(text, second, checked, index))
+        examples.append(Example(text, second, check(label, row, required=label_required), index))
     return examples
 
 
@@ -190,32 +205,6 @@ def _text(value: Any, row: Row) -> str | None:
     if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
         raise UserError(f"{row.where}: holds half of a surrogate pair (\\ud800 to \\udfff); write whole characters")
     return value
-
-
-def _label(value: Any, row: Row, labels: Sequence[str] | None, *, required: bool) -> str | None:
-    """Returns the label as a string; JSON may have it as a whole number or as true or false."""
-    label = "" if value is None else str(value).strip()
-    if not label and not required:
-        return None
-    if not label or not isinstance(value, str | int):
-        raise UserError(f"{row.where}: {value!r} is not a label; use a string or a whole number")
-    if labels is not None and label not in labels:
-        raise UserError(f"{row.where}: unknown label {label!r}; known are {', '.join(map(repr, labels))}")
-    return label
-
-
-def _score(value: Any, row: Row, *, required: bool) -> str | None:
-    """Returns the score as it is written."""
-    score = "" if value is None else str(value).strip()
-    if not score and not required:
-        return None
-    try:
-        finite = not isinstance(value, bool) and math.isfinite(float(score))
-    except ValueError:
-        finite = False
-    if not finite:
-        raise UserError(f"{row.where}: {value!r} is not a score; use a finite number")
-    return score
 
 
 def label_names(examples: Sequence[Example]) -> tuple[str, ...]:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +23,7 @@ from bertjax.tasks import classification
 from bertjax.tasks.batches import Features
 from bertjax.tasks.classification import Columns, Example, SequenceClassifier
 from bertjax.tasks.metrics import regression_metrics
+from bertjax.tasks.tables import Row
 from bertjax.tasks.task import Task, drawn
 from bertjax.training.losses import Sums, mean
 
@@ -36,7 +39,7 @@ def make_task(data: TaskDataConfig, tokenizer: Tokenizer, seed: int) -> Task:
         raise UserError(f"data.examples_per_class={data.examples_per_class}, but scores are no classes; leave it out")
 
     def read(path: str, columns: Columns, *, label_required: bool) -> list[Example]:
-        return classification.read_examples(path, columns, label_required=label_required, scores=True)
+        return classification.read_examples(path, columns, check_score, label_required=label_required)
 
     train = drawn(read(data.train, classification.columns_of(data), label_required=True), data.examples, seed)
     parts = classification.make_parts(data, train, read, lambda found: features(found, tokenizer, data.seq_len))
@@ -55,6 +58,20 @@ def make_task(data: TaskDataConfig, tokenizer: Tokenizer, seed: int) -> Task:
             path.with_suffix(".tsv"), part.examples, np.stack(outputs)
         ),
     )
+
+
+def check_score(value: Any, row: Row, *, required: bool) -> str | None:
+    """Returns the score as it is written. Raises: UserError if it is no finite number."""
+    score = "" if value is None else str(value).strip()
+    if not score and not required:
+        return None
+    try:
+        finite = not isinstance(value, bool) and math.isfinite(float(score))
+    except ValueError:
+        finite = False
+    if not finite:
+        raise UserError(f"{row.where}: {value!r} is not a score; use a finite number")
+    return score
 
 
 def features(examples: Sequence[Example], tokenizer: classification.Tokenizer, seq_len: int) -> Features:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 import sys
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -202,6 +204,28 @@ def tagging_loss(model: Assembly, batch: Mapping[str, jax.Array], key: jax.Array
     weights_BS = told_BS * batch["weights"][:, None]
     sums = cross_entropy_sums(logits(model, batch, key), jnp.where(told_BS, batch["tags"], 0), weights_BS, "")
     return mean(sums, "loss"), sums
+
+
+def words_of(text: str) -> list[tuple[int, int]]:
+    """Returns the places of a text's words: white space parts them, marks and symbols at their ends are words, too.
+
+    That is near to how CoNLL's texts are parted. `@name` and `#topic` stay whole.
+    """
+    words: list[tuple[int, int]] = []
+    for found in re.finditer(r"\S+", text):
+        start, end = found.span()
+        while start < end - 1 and _is_mark(text[start]) and text[start] not in "@#":
+            words.append((start, start + 1))
+            start += 1
+        first_mark = end
+        while first_mark > start + 1 and _is_mark(text[first_mark - 1]):
+            first_mark -= 1
+        words += [(start, first_mark), *((place, place + 1) for place in range(first_mark, end))]
+    return words
+
+
+def _is_mark(character: str) -> bool:
+    return unicodedata.category(character)[0] in "PS"
 
 
 def told(reading: Reading, outputs: Outputs) -> np.ndarray:

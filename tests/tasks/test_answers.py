@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
+import bertjax
 import finetune
+from bertjax import cli
 from bertjax.config import FinetuneConfig, MeshConfig, ModelConfig, OptimizerConfig, TaskDataConfig, TaskTrainConfig
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import UserError
@@ -203,7 +205,7 @@ def config(finished: Path, directory: Path, *, unanswerable: bool) -> FinetuneCo
 
 @pytest.mark.parametrize("unanswerable", [False, True])
 def test_it_learns_to_answer_and_hands_in_what_the_evaluators_read(
-    finished: Path, tmp_path: Path, unanswerable: bool
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], unanswerable: bool
 ) -> None:
     figures = finetune.run(config(finished, tmp_path, unanswerable=unanswerable), tmp_path / "run")
     assert figures["f1"] > 0.6
@@ -215,6 +217,22 @@ def test_it_learns_to_answer_and_hands_in_what_the_evaluators_read(
     best = json.loads((tmp_path / "run" / "predictions-test-nbest.json").read_text())
     decided = json.loads((tmp_path / "run" / "predictions-test.json").read_text())
     assert decided.keys() == best.keys() == {f"3-{i}" for i in range(20)}
+    model = bertjax.load(tmp_path / "run")
+    asked = squad.read_questions(tmp_path / "test.json", answers_required=False)
+    answers = model.answer_all([(q.question, q.context) for q in asked])
+    assert [one["answer"] for one in answers] == [decided[q.id] for q in asked]
+    assert all(q.context[one["start"] : one["end"]] == one["answer"] for q, one in zip(asked, answers, strict=True))
+    assert model.answer(asked[0].question, asked[0].context) == pytest.approx(answers[0])
+    assert all(0 < one["probability"] <= 1 for one in answers)
+    line = f"{asked[0].question}\t{asked[0].context}"
+    capsys.readouterr()
+    cli.Predict("answer", (line,), str(tmp_path / "run")).run()
+    said = json.loads(capsys.readouterr().out)
+    assert (said["text"], said["answer"]) == (line, answers[0]["answer"])
+    with pytest.raises(UserError, match="'a text' has no tab; write a question, a tab"):
+        cli.Predict("answer", ("a text",), str(tmp_path / "run")).run()
+    with pytest.raises(UserError, match="this model has no classes"):
+        model.classify("a text")
     if not unanswerable:
         assert "threshold" not in figures
         assert all(best[name][0]["text"] == text for name, text in decided.items())

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import random
 from pathlib import Path
 
@@ -9,15 +10,17 @@ import numpy as np
 import pytest
 from flax import nnx
 
+import bertjax
 import finetune
+from bertjax import cli
 from bertjax.config import FinetuneConfig, MeshConfig, ModelConfig, OptimizerConfig, TaskDataConfig, TaskTrainConfig
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import UserError
 from bertjax.model.assembly import Assembly, Blueprint
 from bertjax.sharding import make_mesh
 from bertjax.tasks.batches import evaluation_batches, make_batch
-from bertjax.tasks.conll import Sentence, entity_metrics, read_sentences
-from bertjax.tasks.tagging import logits, make_task, read, tag_names, tagging_loss, tags_of, told
+from bertjax.tasks.conll import Sentence, entities, entity_metrics, read_sentences
+from bertjax.tasks.tagging import logits, make_task, read, tag_names, tagging_loss, tags_of, told, words_of
 from bertjax.training.step import fresh_params, make_forward, to_mesh
 from tests.conftest import OBJECTS, SUBJECTS, VERBS
 
@@ -85,6 +88,12 @@ def test_a_part_of_the_sentences_may_be_told(tokenizer: Tokenizer) -> None:
     readings, made = read(found, tokenizer, TaskDataConfig(seq_len=16, context=4), LABELS, [1])
     assert [shown(tokenizer, row) for row in made.ids] == ["[CLS] a b c [SEP]"]
     assert [reading.sentence for reading in readings] == [found[1]]
+
+
+def test_words_are_parted_at_white_space_and_from_marks_at_their_ends() -> None:
+    text = '("Anna-Lena\'s" dog,\tof @anna\u00a0#york!!) ... $5'
+    words = ["(", '"', "Anna-Lena's", '"', "dog", ",", "of", "@anna", "#york", "!", "!", ")", ".", ".", ".", "$", "5"]
+    assert [text[start:end] for start, end in words_of(text)] == words
 
 
 def test_labels_are_those_that_occur() -> None:
@@ -157,7 +166,9 @@ def task_config(finished: Path, tmp_path: Path) -> FinetuneConfig:
     )
 
 
-def test_it_learns_to_tag_and_hands_in_what_conlleval_reads(task_config: FinetuneConfig, tmp_path: Path) -> None:
+def test_it_learns_to_tag_and_hands_in_what_conlleval_reads(
+    task_config: FinetuneConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     figures = finetune.run(task_config, tmp_path / "run")
     assert figures["f1"] > 0.9
     assert 0 < figures["lexicon_f1"] <= 1
@@ -170,6 +181,20 @@ def test_it_learns_to_tag_and_hands_in_what_conlleval_reads(task_config: Finetun
     ]
     test = read_sentences(tmp_path / "run" / "predictions-test.conll", 0, 1, tags_required=True)
     assert len(test) == 10
+    model = bertjax.load(tmp_path / "run")
+    texts = [" ".join(s.tokens) for s in test]
+    for s, text, parts in zip(test, texts, model.tag(texts), strict=True):
+        named = [(part["name"], part["text"]) for part in parts]
+        assert named == [(e.kind, " ".join(s.tokens[e.start : e.end])) for e in entities(s.tags or ())]
+        assert all(text[part["start"] : part["end"]] == part["text"] for part in parts)
+        assert all(0 < part["probability"] <= 1 for part in parts)
+    assert model.tag(texts[0])[0].keys() == {"name", "text", "start", "end", "probability"}
+    capsys.readouterr()
+    cli.Predict("tag", (texts[0],), str(tmp_path / "run")).run()
+    said = json.loads(capsys.readouterr().out)
+    assert [part["name"] for part in said["parts"]] == [part["name"] for part in model.tag(texts[0])]
+    long = model.tag(" ".join(texts[:8]))  # more than the 16 positions of a row, and than the 32 of the model
+    assert long[-1]["end"] > 200
 
 
 @pytest.mark.parametrize(
