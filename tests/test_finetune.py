@@ -129,7 +129,7 @@ def test_a_run_cut_short_goes_on_to_the_same_end(
     assert untimed(tmp_path / "run") == untimed(tuned[0])
 
 
-@pytest.mark.parametrize("pooling", ["mean", "weighted"])
+@pytest.mark.parametrize("pooling", ["mean", "weighted", "layers"])
 def test_a_mean_of_hidden_states_learns_and_is_loaded_as_such(
     task_config: FinetuneConfig, files: Path, tmp_path: Path, pooling: Pooling
 ) -> None:
