@@ -31,6 +31,7 @@ from bertjax.errors import UserError
 ROWS_AT_A_TIME = 1024  # counted at a time
 PAIRS_AT_A_TIME = 1 << 16  # packed together; bounds the memory, and the last row of so many hardly counts
 NOTE = ".finished.npz"
+LOST = "\ufffd"  # in place of what was no text; the tokenizer leaves it out, as Google's does
 T = TypeVar("T")
 Row = list[tuple[int, Pair]]
 """Pairs with their index in the shard."""
@@ -137,6 +138,7 @@ def write_shard(options: ShardOptions, block: Block) -> Shard:
     path = os.path.join(options.directory, name)
     counts = _text_counts(documents, tokenizer.unk_id)
     counts["bytes"] = block.size
+    counts["lost_characters"] = sum(text.count(LOST) for document in block.documents for text in document.paragraphs)
     token_counts = np.zeros(tokenizer.vocab_size, np.int64)
     writer = ArrayRecordWriter(path, "group_size:1")
     for rows in _batches(_rows(_pairs(documents, block, options, tokenizer), options), ROWS_AT_A_TIME):
