@@ -23,7 +23,8 @@ class Prepare:
     """Prepares text for pretraining: documents, sentences, word pieces, pairs, shards.
 
     Reads .txt (a blank line between documents) and .jsonl (an object a line with "text" or "paragraphs"), also
-    compressed (.gz .bz2 .xz .zst), standard input (-), and TFDS data sets in ArrayRecord form (tfds:NAME).
+    compressed (.gz .bz2 .xz .zst), standard input (-), TFDS data sets in ArrayRecord form (tfds:NAME), and
+    the pairs in TFRecord files of google-research/bert's create_pretraining_data.py (.tfrecord, with --vocab).
     With --inspect DIR alone it shows what a prepared folder holds.
     """
 

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, Literal, NamedTuple
 import zstandard
 
 from bertjax.data import tfds_text
+from bertjax.data.tfrecords import is_tfrecords
 from bertjax.errors import UserError
 
 Decompressor = Callable[[BinaryIO], Any]  # Any: each library has a file class of its own
@@ -32,6 +33,11 @@ class Document(NamedTuple):
 
     paragraphs: tuple[str, ...]
     group: str | None = None
+
+    @property
+    def content(self) -> bytes:
+        """The text, by which it is known."""
+        return "\n".join(self.paragraphs).encode()
 
 
 class Line(NamedTuple):
@@ -52,7 +58,7 @@ def find_files(paths: Sequence[str | Path]) -> list[Path]:
     if not files:
         raise UserError("no input files were given; name files, directories or patterns")
     for file in files:
-        if not tfds_text.is_shard(file):
+        if not tfds_text.is_shard(file) and not is_tfrecords(file):
             _format_of(file)
     return files
 

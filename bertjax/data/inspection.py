@@ -105,8 +105,10 @@ def _counts(corpus: Corpus) -> Iterator[str]:
     splits = corpus.manifest["splits"]
     yield ""
     yield f"{'':28}" + "".join(f"{name:>16}" for name in splits)
+    known = splits["train"].keys()  # TFRecord files of pairs tell neither documents nor sentences
     for title, name in COUNTS.items():
-        yield f"  {title:26}" + "".join(f"{split[name]:16,}" for split in splits.values())
+        if name in known:
+            yield f"  {title:26}" + "".join(f"{split[name]:16,}" for split in splits.values())
     for title, name in SHARES.items() if corpus.next_sentence else itertools.islice(SHARES.items(), 2):
         yield f"  {title:26}" + "".join(f"{split[name]:16.2%}" for split in splits.values())
     skipped = corpus.manifest["skipped_lines"]
@@ -176,7 +178,7 @@ def _warnings(corpus: Corpus, texts: list[_Text]) -> Iterator[str]:
 
 
 def _few_documents(corpus: Corpus, texts: list[_Text]) -> Iterator[str]:  # noqa: ARG001 - the manifest says it
-    documents = sum(split["documents"] for split in corpus.manifest["splits"].values())
+    documents = sum(split.get("documents", FEW_DOCUMENTS) for split in corpus.manifest["splits"].values())
     if documents < FEW_DOCUMENTS:
         yield (
             f"only {documents} documents (fewer than {FEW_DOCUMENTS}): random second segments come from few places, and"

@@ -28,6 +28,10 @@ def documents(count: int = 130, *, sentences: int = 8, seed: int = 0) -> list[st
     ]
 
 
+def of_all_lengths() -> list[str]:
+    return [text for sentences in range(1, 10) for text in documents(20, sentences=sentences, seed=sentences)]
+
+
 def prepared(directory: Path, texts: list[str], **settings: Any) -> Path:
     source = directory / "texts.jsonl"
     source.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
@@ -69,7 +73,7 @@ def bars(lines: list[str], title: str) -> list[tuple[str, float]]:
 
 @pytest.mark.parametrize("pairs_per_row", [1, 4])
 def test_histograms_are_of_pairs_and_rows(tmp_path: Path, pairs_per_row: int) -> None:
-    directory = prepared(tmp_path, documents(), pairs_per_row=pairs_per_row)
+    directory = prepared(tmp_path, of_all_lengths(), pairs_per_row=pairs_per_row)
     lines = list(inspection(directory))
     records = open_corpus(directory).train
     rows = [records[i] for i in range(len(records))]
@@ -99,7 +103,7 @@ def samples(lines: list[str]) -> Iterator[tuple[int, str, str, str]]:
 
 @pytest.mark.parametrize("pairs_per_row", [1, 4])
 def test_samples_are_the_segments_with_their_label(tmp_path: Path, pairs_per_row: int) -> None:
-    directory = prepared(tmp_path, documents(), pairs_per_row=pairs_per_row)
+    directory = prepared(tmp_path, of_all_lengths(), pairs_per_row=pairs_per_row)
     corpus = open_corpus(directory)
     segments = {index: rest for row in range(len(corpus.train)) for index, *rest in decoded(corpus, row)}
     shown = list(samples(list(inspection(directory))))
