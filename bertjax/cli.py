@@ -189,4 +189,4 @@ def main() -> None:
 
 
 def _texts(path: Path, source: BinaryIO) -> Iterator[str]:
-    return (line.text.rstrip("\r\n") for line in documents.lines(path, source, "strict"))
+    return (line.text for line in documents.lines(path, source, "strict"))

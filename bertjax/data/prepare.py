@@ -221,7 +221,8 @@ def _write_shards(
     else:
         documents = read_documents(files, config.encoding_errors, _skip(config, skipped))
         least = 2 if config.next_sentence else 1
-        yield from _in_workers(write_shard, options, cut(documents, least=least), config.workers)
+        encoded = (document.encoded() for document in documents)
+        yield from _in_workers(write_shard, options, cut(encoded, least=least), config.workers)
 
 
 def _in_workers(

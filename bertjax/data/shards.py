@@ -21,7 +21,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from bertjax.data.blocks import SPLITS, Block, D, Split
 from bertjax.data.checksums import checksum
-from bertjax.data.documents import Document
+from bertjax.data.documents import EncodedDocument
 from bertjax.data.packing import pack
 from bertjax.data.pairs import IS_RANDOM, Pair, pairs_from_documents
 from bertjax.data.sentences import split_sentences
@@ -31,7 +31,7 @@ from bertjax.errors import UserError
 ROWS_AT_A_TIME = 1024  # counted at a time
 PAIRS_AT_A_TIME = 1 << 16  # packed together; bounds the memory, and the last row of so many hardly counts
 NOTE = ".finished.npz"
-LOST = "\ufffd"  # in place of what was no text; the tokenizer leaves it out, as Google's does
+LOST = "\ufffd".encode()  # in place of what was no text; the tokenizer leaves it out, as Google's does
 T = TypeVar("T")
 Row = list[tuple[int, Pair]]
 """Pairs with their index in the shard."""
@@ -122,7 +122,7 @@ def _read_note(path: Path) -> Shard | None:
     return shard._replace(counts=Counter(shard.counts)) if whole else None
 
 
-def write_shard(options: ShardOptions, block: Block[Document]) -> Shard:
+def write_shard(options: ShardOptions, block: Block[EncodedDocument]) -> Shard:
     """Writes the block's pairs, a row of them a record, and returns what was written; a function of its arguments only.
 
     Raises: UserError if too few of the documents hold what the tokenizer keeps, or the disk is full.
@@ -181,7 +181,7 @@ def _tokenizer(directory: str, vocabulary: str) -> Tokenizer:  # noqa: ARG001 - 
     return Tokenizer.load(Path(directory) / "tokenizer")
 
 
-def _encode(documents: Iterable[Document], tokenizer: Tokenizer) -> list[list[np.ndarray]]:
+def _encode(documents: Iterable[EncodedDocument], tokenizer: Tokenizer) -> list[list[np.ndarray]]:
     """Returns the documents that have any tokens, as lists of their sentences' ids."""
     encoded = (
         [ids for paragraph in d.paragraphs for s in split_sentences(paragraph) if len(ids := tokenizer.encode(s))]
@@ -215,7 +215,7 @@ def _pair_counts(pairs: list[Pair]) -> Counter[str]:
 
 
 def _pairs(
-    documents: list[list[np.ndarray]], block: Block[Document], options: ShardOptions, tokenizer: Tokenizer
+    documents: list[list[np.ndarray]], block: Block[EncodedDocument], options: ShardOptions, tokenizer: Tokenizer
 ) -> Iterable[Pair]:
     passes = options.passes if block.split == "train" else 1
     for number in range(passes):
