@@ -24,7 +24,8 @@ def documents(count: int = 130, *, sentences: int = 8, seed: int = 0) -> list[st
     """Returns made-up documents of which none resembles another."""
     draw = random.Random(seed)
     return [
-        " ".join(" ".join(draw.choices(WORDS, k=7)).capitalize() + "." for _ in range(sentences)) for _ in range(count)
+        " ".join(" ".join(draw.choices(WORDS, k=draw.randint(4, 10))).capitalize() + "." for _ in range(sentences))
+        for _ in range(count)
     ]
 
 
@@ -102,12 +103,15 @@ def samples(lines: list[str]) -> Iterator[tuple[int, str, str, str]]:
 
 
 @pytest.mark.parametrize("pairs_per_row", [1, 4])
-def test_samples_are_the_segments_with_their_label(tmp_path: Path, pairs_per_row: int) -> None:
+def test_samples_are_the_segments_with_their_label(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pairs_per_row: int
+) -> None:
+    monkeypatch.setattr(inspection_module, "SAMPLES", 40)
     directory = prepared(tmp_path, of_all_lengths(), pairs_per_row=pairs_per_row)
     corpus = open_corpus(directory)
     segments = {index: rest for row in range(len(corpus.train)) for index, *rest in decoded(corpus, row)}
     shown = list(samples(list(inspection(directory))))
-    assert len(shown) == 3
+    assert len(shown) == 40
     for pair, said, first, second in shown:
         label, *texts = segments[pair]
         assert said == ("is from another document" if label else "is next")
