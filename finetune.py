@@ -158,6 +158,8 @@ def pretrained_blueprint(c: FinetuneConfig) -> Blueprint:
         )
     if (c.data.second is not None or c.task == "answers") and model.segments < 2:
         raise UserError(f"{c.init_from} has one segment, as RoBERTa, and reads no pairs of texts; use a BERT")
+    if c.task in OF_TOKENS and c.train.pooling != "cls":
+        raise UserError(f"train.pooling={c.train.pooling!r}, but {c.task} reads tokens, no whole texts; leave it out")
     if c.train.dropout is None:
         return blueprint
     return dataclasses.replace(blueprint, config=dataclasses.replace(model, dropout=c.train.dropout))

@@ -12,6 +12,7 @@ from typing import Annotated, Any, BinaryIO, Literal
 import tyro
 
 from bertjax.data import documents
+from bertjax.data.inspection import inspection
 from bertjax.data.prepare import PrepareConfig
 from bertjax.errors import UserError, reported
 from bertjax.streaming import stream
@@ -22,15 +23,31 @@ class Prepare:
     """Prepares text for pretraining: documents, sentences, word pieces, pairs, shards.
 
     Reads .txt (a blank line between documents) and .jsonl (an object a line with "text" or "paragraphs"), also
-    compressed (.gz .bz2 .xz .zst), standard input (-), and TFDS data sets in ArrayRecord form (tfds:NAME).
+    compressed (.gz .bz2 .xz .zst), standard input (-), TFDS data sets in ArrayRecord form (tfds:NAME), and
+    the pairs in TFRecord files of google-research/bert's create_pretraining_data.py (.tfrecord, with --vocab).
+    With --inspect DIR alone it shows what a prepared folder holds.
     """
 
-    inputs: Annotated[tuple[str, ...], tyro.conf.Positional]
+    inputs: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
     """Files, folders, patterns, - or tfds:NAME[/config]."""
-    settings: Annotated[PrepareConfig, tyro.conf.arg(name="")]
+    inspect: str | None = None
+    """A prepared folder: verify its checksums, show its counts, lengths and samples, warn of what will hurt."""
+    settings: Annotated[PrepareConfig, tyro.conf.arg(name="")] = dataclasses.field(
+        default_factory=lambda: PrepareConfig(output="")
+    )
+
+    def __post_init__(self) -> None:
+        if self.inspect is None and not self.settings.output:
+            raise ValueError("give the folder to write with --output, or with --inspect one to look at")
+        if self.inspect is not None and (self.inputs or self.settings != PrepareConfig(output="")):
+            raise ValueError("--inspect DIR only looks at what is there, and takes no inputs and no other settings")
 
     def run(self) -> None:
-        """Prepares, and says what was made."""
+        """Prepares, and says what was made; or prints what is there."""
+        if self.inspect is not None:
+            for line in inspection(self.inspect):
+                print(line)
+            return
         from bertjax.data.prepare import prepare
 
         manifest = prepare(self.settings, self.inputs)
@@ -185,4 +202,4 @@ def _question(text: str) -> tuple[str, str]:
 
 
 def _texts(path: Path, source: BinaryIO) -> Iterator[str]:
-    return (line.text.rstrip("\r\n") for line in documents.lines(path, source, "strict"))
+    return (line.text for line in documents.lines(path, source, "strict"))

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar
 
 T = TypeVar("T")
 
-Pooling = Literal["cls", "mean", "weighted"]
+Pooling = Literal["cls", "mean", "weighted", "layers"]
 """A text's vector: the pooler's over [CLS], the mean of the last hidden states, their mean by learned weights."""
 
 
@@ -137,6 +137,8 @@ class DataConfig:
     """Most masked positions of a pair, Google's max_predictions_per_seq; a row has room for all of its pairs."""
     mask_rate: float = 0.15
     """Share of a pair's tokens, the special ones counted, that is predicted."""
+    eval_mask_rate: float = 0.15
+    """The same of held-out text: one rate, so that the figures of runs with different `mask_rate` compare."""
     masking: Literal["token", "whole_word", "ngram"] = "token"
     """What is predicted together: nothing; all pieces of a word; runs of whole words, n of them with p(n) like 1/n."""
     ngram_max: int = 3
@@ -160,6 +162,7 @@ class DataConfig:
         )
         _check_share(
             mask_rate=self.mask_rate,
+            eval_mask_rate=self.eval_mask_rate,
             mask_token_share=self.mask_token_share,
             random_token_share=self.random_token_share,
         )
@@ -295,7 +298,7 @@ class TaskDataConfig:
     """
 
     train: str = free("")
-    """Labelled examples to learn from, or `installed-docs`: from which library does a docstring come?"""
+    """Labelled examples to learn from, or `installed-docs`: from which library is a sentence?"""
     validation: str = free("")
     """Labelled examples to evaluate on; the best checkpoint is the one that does best here."""
     test: str | None = free(None)
@@ -354,7 +357,8 @@ class TaskTrainConfig:
     from_scratch: bool = False
     """Start from random weights of the same model instead: shows what the pretraining is worth."""
     pooling: Pooling = "cls"
-    """What a text's label is told from: [CLS] through the pretrained pooler, or the mean of the last hidden states."""
+    """What a text's label is told from: [CLS] through the pretrained pooler; the mean of the last hidden states, by
+    equal or by learned weights; or the means of the embeddings and of every layer's hidden states side by side."""
     dropout: float | None = None
     """On the embeddings, the sublayers and the head; None keeps the pretrained model's."""
     mask_rate: float = 0.0

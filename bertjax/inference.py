@@ -22,7 +22,7 @@ from bertjax import pretrained
 from bertjax.config import MeshConfig, ModelConfig, TaskDataConfig
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import UserError
-from bertjax.model.assembly import Assembly, Blueprint, Task, pooling_of
+from bertjax.model.assembly import Assembly, Blueprint, Task
 from bertjax.model.encoder import Encoder
 from bertjax.model.heads import mean_over_span
 from bertjax.model.pretraining import gather
@@ -341,7 +341,7 @@ def load(path: str | Path, *, step: int | None = None) -> Model:
 def make_model(b: Blueprint) -> nnx.Module:
     """Returns the model that the blueprint's weights go into."""
     if b.task in OF_TEXTS:
-        return classification.SequenceClassifier(b.config, len(b.labels), pooling=pooling_of(b), rngs=nnx.Rngs(0))
+        return classification.SequenceClassifier(b.config, len(b.labels), pooling=b.pooling, rngs=nnx.Rngs(0))
     return Assembly(b, rngs=nnx.Rngs(0))
 
 

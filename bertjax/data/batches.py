@@ -6,6 +6,7 @@ Shape letters: B batch (rows), S position, M predicted positions, P pairs in a r
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -52,8 +53,9 @@ def training_batches(
 def evaluation_batches(corpus: Corpus, c: DataConfig, *, rows: slice, batch_size: int, limit: int) -> list[Batch]:
     """Returns batches over at most `limit` held-out rows, the same ones with the same masks in every run.
 
-    Rows that fill up the last batch have no weight.
+    They are masked at `eval_mask_rate`. Rows that fill up the last batch have no weight.
     """
+    c = dataclasses.replace(c, mask_rate=c.eval_mask_rate)
     size = len(corpus.validation)
     order = np.random.default_rng(0).permutation(size)[:limit]
     batches = []

@@ -19,7 +19,7 @@ import sys
 import time
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -28,12 +28,14 @@ import tensorflow_datasets as tfds
 import tyro
 
 import bertjax
-from bertjax.data.blocks import SPLITS, Split, blocks_from_documents
+from bertjax.data.blocks import SPLITS, Block, D, Split, blocks_from_documents
 from bertjax.data.corpus import MANIFEST_VERSION, Manifest, open_corpus
 from bertjax.data.documents import DECOMPRESSORS, EncodingErrors, Skip, find_files, read_documents
+from bertjax.data.google_records import google_records, record_length, write_record_shard
 from bertjax.data.partial import partial_directory, remove_notes
-from bertjax.data.shards import Shard, ShardOptions, record_features, shard_name, write_shard_once
+from bertjax.data.shards import Shard, ShardOptions, record_features, shard_name, write_shard, write_shard_once
 from bertjax.data.sources import check_unchanged, describe_sources, with_standard_input
+from bertjax.data.tfrecords import is_tfrecords
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.data.workers import map_in_order
 from bertjax.errors import UserError
@@ -105,7 +107,28 @@ def prepare(config: PrepareConfig, inputs: Sequence[str | Path]) -> Manifest:
     """
     output = Path(os.path.abspath(config.output))
     with with_standard_input(inputs, config.input_format, output.parent) as named:
-        return _prepare(config, find_files(named), output)
+        files = find_files(named)
+        return _prepare(_for_records(config, files) if any(map(is_tfrecords, files)) else config, files, output)
+
+
+def _for_records(config: PrepareConfig, files: list[Path]) -> PrepareConfig:
+    """Returns the settings for files of records, whose pairs and their length were decided when they were made."""
+    texts = [path for path in files if not is_tfrecords(path)]
+    if texts:
+        raise UserError(f"{texts[0]} is text, and other inputs are TFRecord files of pairs; prepare them apart")
+    if config.vocab is None:
+        raise UserError(f"{files[0]} holds ids; name the vocabulary that it was made with by --vocab")
+    made = {name: getattr(PrepareConfig, name) for name in ("passes", "next_sentence", "short_share")}
+    made["seq_len"] = record_length(files)
+    changed = [
+        f"{n}={getattr(config, n)}" for n in made if getattr(config, n) not in (made[n], getattr(PrepareConfig, n))
+    ]
+    if changed:
+        raise UserError(
+            f"{', '.join(changed)} cannot be had of {files[0]}, whose pairs are made, of {made['seq_len']} positions;"
+            " leave it out"
+        )
+    return dataclasses.replace(config, **made)
 
 
 def _prepare(config: PrepareConfig, files: list[Path], output: Path) -> Manifest:
@@ -190,15 +213,24 @@ def _write_shards(
         short_share=config.short_share,
         seed=config.seed,
     )
-    blocks = blocks_from_documents(
-        read_documents(files, config.encoding_errors, _skip(config, skipped)),
-        validation_share=config.validation_share,
-        least=2 if config.next_sentence else 1,
-        block_size=_block_size(files),
+    cut = functools.partial(
+        blocks_from_documents, validation_share=config.validation_share, block_size=_block_size(files)
     )
+    if is_tfrecords(files[0]):
+        yield from _in_workers(write_record_shard, options, cut(google_records(files), least=1), config.workers)
+    else:
+        documents = read_documents(files, config.encoding_errors, _skip(config, skipped))
+        least = 2 if config.next_sentence else 1
+        encoded = (document.encoded() for document in documents)
+        yield from _in_workers(write_shard, options, cut(encoded, least=least), config.workers)
+
+
+def _in_workers(
+    write: Callable[[ShardOptions, Block[D]], Shard], options: ShardOptions, blocks: Iterator[Block[D]], workers: int
+) -> Iterator[Shard]:
     head = list(itertools.islice(blocks, BLOCKS_FOR_WORKERS))
-    workers = 1 if len(head) < BLOCKS_FOR_WORKERS else config.workers or len(os.sched_getaffinity(0))
-    yield from map_in_order(functools.partial(write_shard_once, options), itertools.chain(head, blocks), workers)
+    workers = 1 if len(head) < BLOCKS_FOR_WORKERS else workers or len(os.sched_getaffinity(0))
+    yield from map_in_order(functools.partial(write_shard_once, write, options), itertools.chain(head, blocks), workers)
 
 
 def _skip(config: PrepareConfig, skipped: Counter[str], shown: int = SKIPPED_SHOWN) -> Skip | None:

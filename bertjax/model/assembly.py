@@ -11,7 +11,7 @@ from flax import nnx
 from bertjax.config import ModelConfig, Pooling
 from bertjax.model import layers
 from bertjax.model.encoder import Encoder
-from bertjax.model.heads import MaskedLmHead, NextSentenceHead, Pooler, WeightedMean
+from bertjax.model.heads import MaskedLmHead, NextSentenceHead, Pooler, WeightedMean, text_width
 from bertjax.sharding import ACT_B, REPLICATED
 
 Task = Literal["pretraining", "classification", "multilabel", "regression", "tagging", "answers"]
@@ -22,6 +22,7 @@ CLASSIFIER_HEADS: dict[Pooling, tuple[str, ...]] = {
     "cls": ("pooler", "classifier"),
     "mean": ("classifier",),
     "weighted": ("weighted", "classifier"),
+    "layers": ("classifier",),
 }
 
 
@@ -35,11 +36,8 @@ class Blueprint:
     task: Task = "pretraining"
     labels: tuple[str, ...] = ()
     """What the classifier's logits stand for, in their order."""
-
-
-def pooling_of(b: Blueprint) -> Pooling:
-    """Returns how a classifier of texts takes the vector of a text."""
-    return next(pooling for pooling, heads in CLASSIFIER_HEADS.items() if set(heads) == set(b.heads))
+    pooling: Pooling = "cls"
+    """How a classifier of texts takes the vector of a text."""
 
 
 class Assembly(nnx.Module):
@@ -57,7 +55,8 @@ class Assembly(nnx.Module):
         if "next_sentence" in b.heads:
             self.next_sentence = NextSentenceHead(c, rngs=rngs)
         if "classifier" in b.heads:
-            self.classifier = nnx.Linear(c.width, len(b.labels), **layers.weights(c, REPLICATED), rngs=rngs)
+            width = text_width(c, b.pooling)
+            self.classifier = nnx.Linear(width, len(b.labels), **layers.weights(c, REPLICATED), rngs=rngs)
 
     def token_logits(self, x_BSD: jax.Array) -> jax.Array:
         """Returns logits_BSC of a classifier of tokens, from the encoder's last hidden states."""

@@ -23,7 +23,7 @@ from bertjax.data.tokenizer import Tokenizer as BertTokenizer
 from bertjax.errors import UserError
 from bertjax.model import layers
 from bertjax.model.encoder import Encoder
-from bertjax.model.heads import Pooler, WeightedMean, mean_over_span
+from bertjax.model.heads import Pooler, WeightedMean, mean_over_span, means_of_layers, text_width
 from bertjax.sharding import ACT_B, REPLICATED
 from bertjax.tasks.bag_of_words import bag_of_words_baseline
 from bertjax.tasks.batches import Features
@@ -255,14 +255,16 @@ class SequenceClassifier(nnx.Module):
     """The encoder, a vector of the whole text, dropout, and a dense layer to the classes.
 
     That vector is the pooler's over [CLS] (Devlin et al. 2019, section 4.1; google-research/bert, run_classifier.py,
-    create_model), or the mean of the last hidden states, by equal or by learned weights.
+    create_model), the mean of the last hidden states, by equal or by learned weights, or the means of all layers'.
     """
 
     def __init__(self, c: ModelConfig, n_classes: int, *, pooling: Pooling = "cls", rngs: nnx.Rngs):
         self.encoder = Encoder(c, rngs=rngs)
         self.pooler = Pooler(c, rngs=rngs) if pooling == "cls" else None
         self.weighted = WeightedMean(c, rngs=rngs) if pooling == "weighted" else None
-        self.classifier = nnx.Linear(c.width, n_classes, **layers.weights(c, REPLICATED), rngs=rngs)
+        width = text_width(c, pooling)
+        self.classifier = nnx.Linear(width, n_classes, **layers.weights(c, REPLICATED), rngs=rngs)
+        self.pooling = pooling
         self.c = c
 
     def __call__(
@@ -276,11 +278,15 @@ class SequenceClassifier(nnx.Module):
     ) -> jax.Array:
         """Returns logits_BC; dropout is on exactly when `key` is given."""
         encoder_key, head_key = layers.split(key, 2)
-        x_BSD = self.encoder(ids_BS, segments_BS, positions_BS, spans_BS, key=encoder_key)
-        pooled_BD = layers.dropout(self._pooled(x_BSD, spans_BS), self.c.dropout, head_key)
+        hidden = self.encoder(
+            ids_BS, segments_BS, positions_BS, spans_BS, key=encoder_key, all_layers=self.pooling == "layers"
+        )
+        pooled_BD = layers.dropout(self._pooled(hidden, spans_BS), self.c.dropout, head_key)
         return self.classifier(pooled_BD, out_sharding=ACT_B)
 
     def _pooled(self, x_BSD: jax.Array, spans_BS: jax.Array) -> jax.Array:
+        if self.pooling == "layers":
+            return means_of_layers(x_BSD, spans_BS)
         if self.pooler is not None:
             return self.pooler(x_BSD[:, 0])
         return self.weighted(x_BSD, spans_BS) if self.weighted is not None else mean_over_span(x_BSD, spans_BS)

@@ -67,7 +67,7 @@ def _read_json(path: Path) -> Any:
     if not path.is_file():
         raise UserError(f"{path} does not exist; name a .json file in SQuAD's form")
     with path.open("rb") as raw, documents.DECOMPRESSORS[compression](raw) as stream:
-        text = "".join(line.text for line in documents.lines(path, stream, "strict"))
+        text = "".join(line.text + line.end for line in documents.lines(path, stream, "strict"))
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:

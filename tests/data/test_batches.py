@@ -96,6 +96,19 @@ def test_held_out_rows_are_each_there_once_with_fixed_masks(opened: Corpus) -> N
     )
 
 
+def test_held_out_rows_are_masked_at_their_own_rate(opened: Corpus) -> None:
+    """So that the figures of runs compare that learn with different rates."""
+
+    def predicted(c: DataConfig) -> list[np.ndarray]:
+        return [b["predict"] for b in batches.evaluation_batches(opened, c, rows=ALL, batch_size=8, limit=10_000)]
+
+    learned_with_more = predicted(dataclasses.replace(C, mask_rate=0.4))
+    for a, b in zip(predicted(C), learned_with_more, strict=True):
+        np.testing.assert_array_equal(a, b)
+    more = predicted(dataclasses.replace(C, eval_mask_rate=0.4))
+    assert sum((p > 0).sum() for p in more) > 2 * sum((p > 0).sum() for p in learned_with_more)
+
+
 def test_baselines_are_those_of_the_token_counts(opened: Corpus) -> None:
     held_out = batches.evaluation_batches(opened, C, rows=ALL, batch_size=8, limit=10_000)
     labels = np.concatenate([b["labels"][b["weights"] > 0] for b in held_out])
