@@ -26,7 +26,7 @@ from bertjax.data import installed_docs
 from bertjax.data.batches import prefetched
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import UserError, reported
-from bertjax.model.assembly import CLASSIFIER_HEADS, Blueprint
+from bertjax.model.assembly import CLASSIFIER_HEADS, OF_TEXTS, Blueprint
 from bertjax.model.encoder import check_mesh
 from bertjax.tasks import answers, batches, classification, multilabel, regression, tagging
 from bertjax.tasks.task import Chosen, Outputs, Part, Task
@@ -42,8 +42,6 @@ TASKS: dict[str, Callable[[TaskDataConfig, Tokenizer, int], Task]] = {
     "tagging": tagging.make_task,
     "answers": answers.make_task,
 }
-OF_TOKENS = ("tagging", "answers")
-"""Tasks whose classifier stands over the tokens, not over the vector of a text."""
 
 
 def run(c: FinetuneConfig, workdir: str | Path) -> dict[str, float]:
@@ -66,7 +64,7 @@ def run(c: FinetuneConfig, workdir: str | Path) -> dict[str, float]:
         "metric": metric,
         "labels": list(task.labels),
         "model": dataclasses.asdict(model_config),
-        "heads": list(("classifier",) if c.task in OF_TOKENS else CLASSIFIER_HEADS[c.train.pooling]),
+        "heads": list(CLASSIFIER_HEADS[c.train.pooling] if c.task in OF_TEXTS else ("classifier",)),
         "examples": fingerprint(task),
     }
     workdir = runs.open_workdir(workdir, c, facts, tokenizer)
@@ -158,7 +156,7 @@ def pretrained_blueprint(c: FinetuneConfig) -> Blueprint:
         )
     if (c.data.second is not None or c.task == "answers") and model.segments < 2:
         raise UserError(f"{c.init_from} has one segment, as RoBERTa, and reads no pairs of texts; use a BERT")
-    if c.task in OF_TOKENS and c.train.pooling != "cls":
+    if c.task not in OF_TEXTS and c.train.pooling != "cls":
         raise UserError(f"train.pooling={c.train.pooling!r}, but {c.task} reads tokens, no whole texts; leave it out")
     if c.train.dropout is None:
         return blueprint

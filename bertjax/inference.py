@@ -22,7 +22,7 @@ from bertjax import pretrained
 from bertjax.config import MeshConfig, ModelConfig, TaskDataConfig
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import UserError
-from bertjax.model.assembly import Assembly, Blueprint, Task
+from bertjax.model.assembly import OF_TEXTS, Assembly, Blueprint, Task
 from bertjax.model.encoder import Encoder
 from bertjax.model.heads import mean_over_span
 from bertjax.model.pretraining import gather
@@ -36,8 +36,6 @@ Pooling = Literal["mean", "cls"]
 Text = str | tuple[str, str]
 """A text, or a pair of texts."""
 
-OF_TEXTS = ("classification", "multilabel", "regression")
-"""Tasks whose classifier stands over the vector of a text."""
 ROWS = 32  # most texts computed at a time
 
 
