@@ -294,7 +294,8 @@ class Config:
 class TaskDataConfig:
     """The files of a task, plain or compressed.
 
-    They are .tsv, .csv or .jsonl with these columns, for answers SQuAD's .json, for tagging CoNLL's columns.
+    They are .tsv, .csv, .jsonl or TFDS data sets (tfds:NAME, tfds:NAME#SPLIT) with these columns; for answers SQuAD's
+    .json, for tagging CoNLL's columns.
     """
 
     train: str = free("")
@@ -315,6 +316,8 @@ class TaskDataConfig:
     """Column of the second text, for pairs."""
     label: str = "label"
     """Column of the label; of several, with a | between them."""
+    positive: str | None = None
+    """The label, of two, whose precision, recall and F1 are told; None takes the last as they are sorted."""
     seq_len: int = 128
     """Most tokens of an example (S), special ones included; longer ones are cut."""
     examples_per_class: int | None = None

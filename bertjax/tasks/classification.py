@@ -32,6 +32,8 @@ from bertjax.tasks.tables import Row, read_rows
 from bertjax.tasks.task import Part, Task, drawn, files_of
 from bertjax.training.losses import Sums, cross_entropy_sums, mean
 
+NUMBERED = ("CoLA", "SST-2", "MRPC", "QQP", "WNLI")
+"""Tasks of GLUE whose labels are 0 and 1; the others' are words."""
 _NUMBER = re.compile(r"[+-]?\d+(?:\.\d*)?")
 
 
@@ -80,9 +82,10 @@ def make_task(data: TaskDataConfig, tokenizer: BertTokenizer, seed: int) -> Task
         check = functools.partial(check_label, labels=labels or None)
         return read_examples(path, columns, check, label_required=label_required)
 
-    train = few_of_each(read(data.train, columns_of(data), label_required=True), data, seed)
+    train = few_of_each(read(files_of(data)["train"], columns_of(data), label_required=True), data, seed)
     train = drawn(train, data.examples, seed)
-    labels = label_names(train)
+    labels = label_names(train, data.positive)
+    check_submission(data.submission, labels)
     parts = make_parts(data, train, read, lambda examples: features(examples, tokenizer, data.seq_len, labels))
     return Task(
         labels=labels,
@@ -207,19 +210,33 @@ def _text(value: Any, row: Row) -> str | None:
     return value
 
 
-def label_names(examples: Sequence[Example]) -> tuple[str, ...]:
-    """Returns the labels that occur, numbers in the order of numbers, else sorted.
+def label_names(examples: Sequence[Example], positive: str | None = None) -> tuple[str, ...]:
+    """Returns the labels that occur, numbers in the order of numbers, else sorted; `positive` is the last of two.
 
-    Raises: UserError if there are fewer than two.
+    Raises: UserError if there are fewer than two, or `positive` is not one of two.
     """
     names = {example.label for example in examples if example.label is not None}
     if len(names) < 2:
         raise UserError(f"the training file has {len(names)} label: {sorted(names)}; telling apart needs two")
-    return tuple(sorted(names, key=_sort_key))
+    ordered = sorted(names, key=_sort_key)
+    if positive is not None and (len(names) > 2 or positive not in names):
+        raise UserError(
+            f"data.positive={positive!r} is not one of two labels; there are {', '.join(map(repr, ordered))}"
+        )
+    return tuple(ordered) if positive is None else (*(names - {positive}), positive)
 
 
 def _sort_key(name: str) -> tuple[float, str]:
     return (float(name) if _NUMBER.fullmatch(name) else float("inf")), name
+
+
+def check_submission(submission: str | None, labels: Sequence[str]) -> None:
+    """Raises UserError if GLUE's server takes 0 and 1 for the task, and the labels are others, as TFDS has them."""
+    if submission in NUMBERED and tuple(labels) != ("0", "1"):
+        raise UserError(
+            f"data.submission={submission!r}: GLUE's server takes 0 and 1, but the labels are"
+            f" {', '.join(map(repr, labels))}; use GLUE's own files, or --data.submission=None"
+        )
 
 
 def features(examples: Sequence[Example], tokenizer: Tokenizer, seq_len: int, labels: Sequence[str]) -> Features:

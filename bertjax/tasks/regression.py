@@ -24,7 +24,7 @@ from bertjax.tasks.batches import Features
 from bertjax.tasks.classification import Columns, Example, SequenceClassifier
 from bertjax.tasks.metrics import regression_metrics
 from bertjax.tasks.tables import Row
-from bertjax.tasks.task import Task, drawn
+from bertjax.tasks.task import Task, drawn, files_of
 from bertjax.training.losses import Sums, mean
 
 LABELS = ("score",)
@@ -41,7 +41,8 @@ def make_task(data: TaskDataConfig, tokenizer: Tokenizer, seed: int) -> Task:
     def read(path: str, columns: Columns, *, label_required: bool) -> list[Example]:
         return classification.read_examples(path, columns, check_score, label_required=label_required)
 
-    train = drawn(read(data.train, classification.columns_of(data), label_required=True), data.examples, seed)
+    labelled = read(files_of(data)["train"], classification.columns_of(data), label_required=True)
+    train = drawn(labelled, data.examples, seed)
     parts = classification.make_parts(data, train, read, lambda found: features(found, tokenizer, data.seq_len))
     mean_score = parts["train"].features.targets["scores"].mean()
     scores_N = parts["validation"].features.targets["scores"]

@@ -1,4 +1,4 @@
-"""Rows of tables in files: .tsv, .csv and .jsonl, plain or compressed.
+"""Rows of tables: files .tsv, .csv and .jsonl, plain or compressed, and TFDS data sets, `tfds:NAME#SPLIT`.
 
 A .tsv has no quoting, as in GLUE: a quote is a character. A .csv is what Python's csv module reads. Both start with a
 line of column names, unless columns are asked for by number, as "0". Blank lines are not rows.
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bertjax.data import documents
+from bertjax.data import documents, tfds_text
 from bertjax.errors import UserError
 
 
@@ -36,6 +36,9 @@ def read_rows(path: str | Path, columns: Sequence[str], optional: Sequence[str] 
     Raises: UserError, with file and line, for a missing file or column, a kind of file or a text that cannot be read,
     and a row that does not fit the others.
     """
+    if str(path).startswith(documents.TFDS):
+        yield from _read_tfds(str(path), columns, optional)
+        return
     path = Path(path)
     suffix, compression = _suffixes(path)
     if not path.is_file():
@@ -129,6 +132,15 @@ def _read_jsonl(path: Path, lines: Iterator[str], columns: Sequence[str], option
             if column not in value:
                 raise UserError(f"{where} has no key {column!r}; its keys are {', '.join(map(repr, value))}")
         yield Row(tuple(value.get(column) for column in (*columns, *optional)), where)
+
+
+def _read_tfds(name: str, columns: Sequence[str], optional: Sequence[str]) -> Iterator[Row]:
+    data_set, _, split = name.removeprefix(documents.TFDS).partition("#")
+    for number, record in enumerate(tfds_text.read_records(data_set, split)):
+        for column in columns:
+            if column not in record:
+                raise UserError(f"{name} has no feature {column!r}; its features are {', '.join(map(repr, record))}")
+        yield Row(tuple(record.get(column) for column in (*columns, *optional)), f"{name}, record {number}")
 
 
 READERS: dict[str, Callable[[Path, Iterator[str], Sequence[str], Sequence[str]], Iterator[Row]]] = {

@@ -21,6 +21,7 @@ from bertjax.tasks.classification import (
     Example,
     SequenceClassifier,
     check_label,
+    check_submission,
     classification_loss,
     columns_of,
     features,
@@ -115,6 +116,24 @@ def test_label_names_are_sorted_as_numbers_are() -> None:
     assert label_names([example("", label=label) for label in ("b", "nan", "a", "1", None)]) == ("1", "a", "b", "nan")
     with pytest.raises(UserError, match=r"1 label: \['a'\]"):
         label_names([example("", label="a")])
+
+
+def test_the_positive_label_is_the_last_of_two() -> None:
+    """TFDS's names of MRPC's labels are in the other order than their numbers."""
+    examples = [example("", label=label) for label in ("not_equivalent", "equivalent")]
+    assert label_names(examples) == ("equivalent", "not_equivalent")
+    assert label_names(examples, "equivalent") == ("not_equivalent", "equivalent")
+    with pytest.raises(UserError, match="positive='same' is not one of two labels; there are 'equivalent', 'not_eq"):
+        label_names(examples, "same")
+    with pytest.raises(UserError, match="positive='a' is not one of two labels; there are 'a', 'b', 'c'"):
+        label_names([example("", label=label) for label in "abc"], "a")
+
+
+def test_labels_that_glues_server_does_not_take_are_said() -> None:
+    for name, labels in (("SST-2", ("0", "1")), ("RTE", ("entailment", "not_entailment")), (None, ("a", "b"))):
+        check_submission(name, labels)
+    with pytest.raises(UserError, match="'SST-2': GLUE's server takes 0 and 1, but the labels are 'negative', 'posi"):
+        check_submission("SST-2", ("negative", "positive"))
 
 
 @pytest.mark.parametrize(

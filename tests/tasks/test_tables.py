@@ -6,10 +6,12 @@ import lzma
 from pathlib import Path
 
 import pytest
+import tensorflow_datasets as tfds
 import zstandard
 
 from bertjax.errors import UserError
 from bertjax.tasks.tables import read_rows
+from tests.data.test_tfds_text import write_records
 
 
 def write(path: Path, text: str) -> Path:
@@ -100,3 +102,15 @@ def test_not_utf_8(tmp_path: Path) -> None:
     (tmp_path / "a.tsv").write_bytes(b"text\ncaf\xe9\n")
     with pytest.raises(UserError, match=r"a.tsv:2: byte 0xe9 at offset 8 is not UTF-8"):
         values(tmp_path / "a.tsv", ["text"])
+
+
+def test_a_tfds_data_set_is_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    features = {"sentence": tfds.features.Text(), "label": tfds.features.ClassLabel(names=["dry", "wet"])}
+    records: list[dict[str, object]] = [{"sentence": "Nass.", "label": "wet"}, {"sentence": "Sand.", "label": -1}]
+    write_records(tmp_path / "rain" / "1.0.0", "test", features, [records])
+    rows = list(read_rows("tfds:rain#test", ["sentence"], ["label", "second"]))
+    assert [row.values for row in rows] == [("Nass.", "wet", None), ("Sand.", None, None)]
+    assert rows[1].where == "tfds:rain#test, record 1"
+    with pytest.raises(UserError, match=r"tfds:rain#test has no feature 'text'; its features are 'label', 'sentence'"):
+        list(read_rows("tfds:rain#test", ["text"]))
