@@ -33,6 +33,7 @@ from bertjax.tasks.task import Chosen, Outputs, Part, Task
 from bertjax.training import optimizers, step
 from bertjax.training.checkpoints import Checkpoints, best_step, load_params
 from bertjax.training.metrics import MetricsLog
+from bertjax.training.patience import Waiting
 from bertjax.training.signals import StopRequest
 
 TASKS: dict[str, Callable[[TaskDataConfig, Tokenizer, int], Task]] = {
@@ -84,21 +85,15 @@ def run(c: FinetuneConfig, workdir: str | Path) -> dict[str, float]:
             return task.make_model(model_config, c.train.pooling, rngs)
 
         precision = c.train.precision
-        optimizer = optimizers.make_optimizer(c.optimizer, steps)
+        optimizer = optimizers.freeze(optimizers.make_optimizer(c.optimizer, steps), c.train.frozen_layers)
         schedule = optimizers.learning_rate(c.optimizer, steps)
         train_step = step.make_train_step(
             make_model, task.loss, optimizer, schedule, seed=c.train.seed, precision=precision
         )
-        outputs_of = step.make_forward(make_model, task.outputs, precision)
+        forward = step.make_forward(make_model, task.outputs, precision)
 
         def outputs(params: nnx.State, part: Part) -> list[np.ndarray]:
-            found: list[np.ndarray] = [np.zeros(0)] * len(part.features.ids)
-            for choice in batches.evaluation_batches(part.features.lengths_N, c.train.batch_size, c.data.seq_len):
-                batch = step.to_mesh(batches.make_batch(part.features, choice, c.train.batch_size), mesh)
-                rows = jax.device_get(outputs_of(params, batch))
-                for row, i in enumerate(choice.indices):
-                    found[i] = rows[row]
-            return found
+            return outputs_of(part.features, functools.partial(forward, params), c, mesh)
 
         def evaluate(params: nnx.State) -> dict[str, float]:
             part, found = task.parts["validation"], outputs(params, task.parts["validation"])
@@ -109,23 +104,28 @@ def run(c: FinetuneConfig, workdir: str | Path) -> dict[str, float]:
         abstract = step.abstract_state(make_model, optimizer)
         restored = checkpoints.restore(abstract, mesh)
         state, counters = restored or (step.first_state(first_params(c, blueprint, make_model), optimizer), {})
-        start = int(state.step)
+        start, waiting = int(state.step), Waiting(**counters.get("waiting", {}))
         say_what_runs(task, c, mesh, start, steps)
 
         # 5. The loop, as in train.py; evaluations come with a checkpoint, so that the best one can be kept.
-        eval_at = {round(per_epoch * (k + 1) / c.train.evals_per_epoch) for k in range(c.train.evals_per_epoch)}
+        eval_at = evaluation_steps(per_epoch, c.train.evals_per_epoch)
         with MetricsLog(workdir, c.train, steps=steps, resumed_at=start, counters=counters) as log:
-            for done, batch in zip(range(start + 1, steps + 1), prefetched(batch_of, range(start, steps)), strict=True):
+            last = start if waiting.is_over(c.train.patience) else steps
+            for done, batch in zip(range(start + 1, last + 1), prefetched(batch_of, range(start, last)), strict=True):
                 state, figures = train_step(state, batch)
                 epoch, within = divmod(done - 1, per_epoch)
                 log.train(done, figures, epoch=epoch + 1)
                 if (within + 1) in eval_at:
                     held_out = evaluate(state.params)
                     log.evaluation(done, held_out, epoch=epoch + 1)
-                    checkpoints.save(state, done, log.counters(), figures=held_out)
+                    waiting = waiting.after(held_out[metric])
+                    checkpoints.save(state, done, log.counters() | {"waiting": waiting._asdict()}, figures=held_out)
                 if stop.requested:
                     log.flush()
-                    checkpoints.save(state, done, log.counters())
+                    checkpoints.save(state, done, log.counters() | {"waiting": waiting._asdict()})
+                    break
+                if waiting.is_over(c.train.patience):
+                    print(f"stopped: no better {metric} for {waiting.evaluations} evaluations", file=sys.stderr)
                     break
     stop.leave_if_requested()
 
@@ -158,6 +158,8 @@ def pretrained_blueprint(c: FinetuneConfig) -> Blueprint:
         raise UserError(f"{c.init_from} has one segment, as RoBERTa, and reads no pairs of texts; use a BERT")
     if c.task not in OF_TEXTS and c.train.pooling != "cls":
         raise UserError(f"train.pooling={c.train.pooling!r}, but {c.task} reads tokens, no whole texts; leave it out")
+    if c.train.frozen_layers is not None and c.train.frozen_layers > model.layers:
+        raise UserError(f"train.frozen_layers={c.train.frozen_layers}, but {c.init_from} has {model.layers} layers")
     if c.train.dropout is None:
         return blueprint
     return dataclasses.replace(blueprint, config=dataclasses.replace(model, dropout=c.train.dropout))
@@ -194,6 +196,26 @@ def training_batches(
         return step.to_mesh(made, mesh)
 
     return batch
+
+
+def outputs_of(
+    features: batches.Features,
+    forward: Callable[[step.Batch], jax.Array],
+    c: FinetuneConfig,
+    mesh: jax.sharding.Mesh,
+) -> list[np.ndarray]:
+    """Returns what the model says of each row, in order."""
+    found: list[np.ndarray] = [np.zeros(0)] * len(features.ids)
+    for choice in batches.evaluation_batches(features.lengths_N, c.train.batch_size, c.data.seq_len):
+        rows = jax.device_get(forward(step.to_mesh(batches.make_batch(features, choice, c.train.batch_size), mesh)))
+        for row, i in enumerate(choice.indices):
+            found[i] = rows[row]
+    return found
+
+
+def evaluation_steps(per_epoch: int, evaluations: int) -> set[int]:
+    """Returns after which steps of an epoch, counted from 1, there is an evaluation; the last is one."""
+    return {round(per_epoch * (k + 1) / evaluations) for k in range(evaluations)}
 
 
 def first_params(c: FinetuneConfig, blueprint: Blueprint, make_model: step.MakeModel) -> nnx.State:

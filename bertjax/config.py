@@ -190,9 +190,12 @@ class OptimizerConfig:
     """False reproduces google-research/bert, whose Adam does not correct the means for their start at 0."""
     clip_norm: float = 1.0
     """Gradients are scaled down to this global norm."""
+    layer_decay: float = 1.0
+    """The learning rate of each layer is that of the one above times this, the heads' being the highest."""
 
     def __post_init__(self) -> None:
         _check_positive(peak_lr=self.peak_lr, epsilon=self.epsilon, clip_norm=self.clip_norm)
+        _check(0 < self.layer_decay <= 1, f"layer_decay={self.layer_decay} is not above 0 and at most 1")
         _check_not_negative(warmup_steps=self.warmup_steps or 0, weight_decay=self.weight_decay)
         _check_share(b1=self.b1, b2=self.b2)
 
@@ -368,10 +371,14 @@ class TaskTrainConfig:
     """Share of an example's tokens read as [MASK], others each time: against learning few examples by heart."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of the matrix products."""
+    frozen_layers: int | None = None
+    """Layers that stay as they are, from the lowest; the embeddings do, too, and with 0 only they. None: nothing."""
     evals_per_epoch: int = 1
     """Evaluations, each with a checkpoint, in an epoch; the last is at its end."""
     metric: str | None = None
     """Figure of the validation file that is highest at the best checkpoint; None takes accuracy, of scores spearman."""
+    patience: int | None = free(None)
+    """Evaluations in a row without a better figure after which training stops; None never stops it."""
     log_every: int = free(1)
     """Steps between lines of metrics.jsonl."""
     tensorboard: bool = free(False)
@@ -387,6 +394,10 @@ class TaskTrainConfig:
             log_every=self.log_every,
         )
         _check_not_negative(seed=self.seed)
+        if self.frozen_layers is not None:
+            _check_not_negative(frozen_layers=self.frozen_layers)
+        if self.patience is not None:
+            _check_positive(patience=self.patience)
         _check(0 <= self.mask_rate < 1, f"mask_rate={self.mask_rate} is not from 0 to below 1")
         if self.dropout is not None:
             _check(0 <= self.dropout < 1, f"dropout={self.dropout} is not between 0 and 1")

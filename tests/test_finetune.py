@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import dataclasses
 import random
+import signal
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -129,6 +131,48 @@ def test_a_run_cut_short_goes_on_to_the_same_end(
     assert untimed(tmp_path / "run") == untimed(tuned[0])
 
 
+def test_it_stops_when_nothing_gets_better_and_stays_so(
+    task_config: FinetuneConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def configured(patience: int | None) -> FinetuneConfig:
+        train = dataclasses.replace(task_config.train, metric="recall", patience=patience)
+        still = dataclasses.replace(task_config.optimizer, peak_lr=1e-9)
+        return dataclasses.replace(task_config, optimizer=still, train=train)
+
+    steps = iter(range(1, 100))
+
+    def requested(self: finetune.StopRequest) -> bool:
+        self.signum = signal.SIGINT if next(steps) == 30 else None  # within the third epoch
+        return self.signum is not None
+
+    with monkeypatch.context() as patch:
+        patch.setattr(finetune.StopRequest, "requested", property(requested))
+        with pytest.raises(KeyboardInterrupt):
+            finetune.run(configured(2), tmp_path / "run")
+    assert epochs(tmp_path / "run") == [1, 2]
+    figures = finetune.run(configured(2), tmp_path / "run")
+    assert "stopped: no better recall for 2 evaluations" in capsys.readouterr().err
+    assert epochs(tmp_path / "run") == [1, 2, 3]
+    assert finetune.run(configured(2), tmp_path / "run") == figures
+    assert epochs(tmp_path / "run") == [1, 2, 3]
+    finetune.run(configured(3), tmp_path / "run")
+    assert epochs(tmp_path / "run") == [1, 2, 3, 4]
+
+
+def epochs(workdir: Path) -> list[int]:
+    return [line["epoch"] for line in read_metrics(workdir) if "eval_loss" in line]
+
+
+def test_frozen_weights_end_as_they_began(task_config: FinetuneConfig, finished: Path, tmp_path: Path) -> None:
+    train = dataclasses.replace(task_config.train, epochs=1, frozen_layers=1)
+    finetune.run(dataclasses.replace(task_config, train=train), tmp_path / "run")
+    before, after = (bertjax.load(path).params["encoder"] for path in (finished, tmp_path / "run"))
+    for (path, old), new in zip(jax.tree.leaves_with_path(before), jax.tree.leaves(after), strict=True):
+        layers = 1 if "blocks" in str(path) else None
+        assert np.asarray(old)[:layers].tobytes() == np.asarray(new)[:layers].tobytes(), path
+        assert layers is None or not np.array_equal(old[1:], new[1:]), path
+
+
 @pytest.mark.parametrize("pooling", ["mean", "weighted", "layers"])
 def test_a_mean_of_hidden_states_learns_and_is_loaded_as_such(
     task_config: FinetuneConfig, files: Path, tmp_path: Path, pooling: Pooling
@@ -169,6 +213,7 @@ def test_few_examples_of_each_class_are_drawn_by_the_seed(task_config: FinetuneC
             {"train": {"metric": "acuracy"}},
             "metric='acuracy' is no figure of classification; use one of accuracy",
         ),
+        ({"train": {"frozen_layers": 3}}, "frozen_layers=3, but .* has 2 layers"),
         ({"train": {"batch_size": 20}}, "does not divide over 8 data shards"),
         ({"task": "tagging", "train": {"pooling": "mean"}}, "pooling='mean', but tagging reads tokens"),
     ],
