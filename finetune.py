@@ -1,14 +1,18 @@
 r"""Fine-tunes a pretrained encoder: to label or to score texts or pairs of texts, to tag tokens, to find answers.
 
     python finetune.py --config=configs/finetune/sst2.py --workdir=runs/sst2 --init_from=runs/quickstart \
-        --data.train=train.tsv --data.validation=dev.tsv [--data.test=test.tsv] [--group.field=value ...]
+        --data.train=train.tsv --data.validation=dev.tsv [--data.test=test.tsv] [--sweep] [--group.field=value ...]
 
 The same command again goes on from the newest checkpoint. The checkpoint that does best on the validation file is kept
 and predicts: the workdir holds its predictions, and `bertjax predict classify --model WORKDIR` uses it.
+
+With --sweep there is a run for each combination of the values of --sweep.peak_lr, --sweep.batch_size, --sweep.epochs
+and --sweep.seed, each in a folder of the workdir. The same command again goes on with what is not finished.
 """
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import functools
 import hashlib
@@ -29,6 +33,7 @@ from bertjax.errors import UserError, reported
 from bertjax.model.assembly import CLASSIFIER_HEADS, OF_TEXTS, Blueprint
 from bertjax.model.encoder import check_mesh
 from bertjax.tasks import answers, batches, classification, multilabel, regression, tagging
+from bertjax.tasks.sweep import sweep
 from bertjax.tasks.task import Chosen, Outputs, Part, Task
 from bertjax.training import optimizers, step
 from bertjax.training.checkpoints import Checkpoints, best_step, load_params
@@ -290,9 +295,15 @@ def say_what_runs(task: Task, c: FinetuneConfig, mesh: jax.sharding.Mesh, start:
 def main() -> None:
     """The command."""
     backend.start()
-    c, workdir = command_line.parse(FinetuneConfig, __doc__ or "")
+    flags = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    flags.add_argument("--sweep", action="store_true")
+    flag, rest = flags.parse_known_args()
+    c, workdir = command_line.parse(FinetuneConfig, __doc__ or "", rest)
     with reported():
-        run(c, workdir)
+        if flag.sweep:
+            sweep(c, workdir, run)
+        else:
+            run(c, workdir)
 
 
 if __name__ == "__main__":

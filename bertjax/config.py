@@ -404,6 +404,26 @@ class TaskTrainConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class SweepConfig:
+    """What `--sweep` goes through, every value with every other (Devlin et al. 2019, appendix A.3; seeds are ours)."""
+
+    peak_lr: tuple[float, ...] = free((5e-5, 3e-5, 2e-5))
+    """Values of optimizer.peak_lr."""
+    batch_size: tuple[int, ...] = free((16, 32))
+    """Values of train.batch_size."""
+    epochs: tuple[int, ...] = free((2, 3, 4))
+    """Values of train.epochs."""
+    seed: tuple[int, ...] = free((0, 1, 2))
+    """Values of train.seed; the spread over them says what a difference between settings is worth."""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            values = getattr(self, field.name)
+            _check(len(values) > 0, f"sweep.{field.name} has no values; give at least one")
+            _check(len(set(values)) == len(values), f"sweep.{field.name}={values} has a value twice")
+
+
+@dataclasses.dataclass(frozen=True)
 class FinetuneConfig:
     """A fine-tuning run."""
 
@@ -418,3 +438,4 @@ class FinetuneConfig:
     train: TaskTrainConfig = dataclasses.field(default_factory=TaskTrainConfig)
     checkpoint: CheckpointConfig = dataclasses.field(default_factory=lambda: CheckpointConfig(keep=1))
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+    sweep: SweepConfig = dataclasses.field(default_factory=SweepConfig)

@@ -159,6 +159,55 @@ def test_it_stops_when_nothing_gets_better_and_stays_so(
     assert epochs(tmp_path / "run") == [1, 2, 3, 4]
 
 
+def test_it_starts_from_a_fine_tuned_model_with_a_new_classifier(
+    task_config: FinetuneConfig, tuned: tuple[Path, dict[str, float]], files: Path, tmp_path: Path
+) -> None:
+    """As RTE, MRPC and STS-B are learned from a model of MNLI."""
+    scores = scored(files, tmp_path)
+    c = dataclasses.replace(
+        task_config,
+        task="regression",
+        init_from=str(tuned[0]),
+        data=dataclasses.replace(task_config.data, train=scores["train"], validation=scores["validation"], test=None),
+        optimizer=OptimizerConfig(peak_lr=1e-9, warmup_steps=None),
+        train=TaskTrainConfig(epochs=1, batch_size=64),
+    )
+    finetune.run(c, tmp_path / "run")
+    before, after = (bertjax.load(path).params for path in (tuned[0], tmp_path / "run"))
+    for name in ("encoder", "pooler"):
+        for old, new in zip(jax.tree.leaves(before[name]), jax.tree.leaves(after[name]), strict=True):
+            np.testing.assert_allclose(old, new, atol=1e-6)
+    assert after["classifier"]["kernel"].shape == (32, 1)
+
+
+def test_the_flag_sweeps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "c.py").write_text("from bertjax.config import FinetuneConfig\nget_config = FinetuneConfig\n")
+    asked = []
+
+    def run(c: FinetuneConfig, workdir: Path) -> dict[str, float]:
+        asked.append((c.optimizer.peak_lr, c.train.batch_size, c.train.epochs, c.train.seed))
+        workdir.mkdir()
+        (workdir / "config.json").write_text('{"bertjax": "", "config": {}, "facts": {"metric": "f1"}}')
+        return {"f1": 0.5}
+
+    words = f"--sweep --config={tmp_path}/c.py --workdir={tmp_path}/s --init_from=x --sweep.peak_lr 1e-4 3e-5"
+    more = "--sweep.seed 4 --sweep.batch_size 8 --sweep.epochs 1 2"
+    monkeypatch.setattr("sys.argv", ["finetune.py", *words.split(), *more.split()])
+    monkeypatch.setattr(finetune, "run", run)
+    finetune.main()
+    assert asked == [(lr, 8, epochs, 4) for epochs in (1, 2) for lr in (1e-4, 3e-5)]
+
+
+def scored(files: Path, directory: Path) -> dict[str, str]:
+    """Writes the labelled files with scores for labels."""
+    scores = {}
+    for name in ("train", "validation"):
+        text = (files / f"{name}.tsv").read_text()
+        (directory / f"{name}.tsv").write_text(text.replace("\twet", "\t4.0").replace("\tdry", "\t1.0"))
+        scores[name] = str(directory / f"{name}.tsv")
+    return scores
+
+
 def epochs(workdir: Path) -> list[int]:
     return [line["epoch"] for line in read_metrics(workdir) if "eval_loss" in line]
 
@@ -240,17 +289,13 @@ def test_an_unknown_label_is_named_with_its_line(task_config: FinetuneConfig, fi
 def test_scores_are_learned_and_handed_in_as_glue_takes_them(
     task_config: FinetuneConfig, files: Path, tmp_path: Path
 ) -> None:
-    scores = {}
-    for name in ("train", "validation"):
-        text = (files / f"{name}.tsv").read_text()
-        scores[name] = tmp_path / f"{name}.tsv"
-        scores[name].write_text(text.replace("\twet", "\t4.0").replace("\tdry", "\t1.0"))
+    scores = scored(files, tmp_path)
     also = tmp_path / "elsewhere.tsv"
-    also.write_text(scores["validation"].read_text())
+    also.write_text(Path(scores["validation"]).read_text())
     data = dataclasses.replace(
         task_config.data,
-        train=str(scores["train"]),
-        validation=str(scores["validation"]),
+        train=scores["train"],
+        validation=scores["validation"],
         also=(str(also),),
         submission="STS-B",
     )
