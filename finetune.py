@@ -130,7 +130,7 @@ def run(c: FinetuneConfig, workdir: str | Path) -> dict[str, float]:
                     checkpoints.save(state, done, log.counters() | {"waiting": waiting._asdict()})
                     break
                 if waiting.is_over(c.train.patience):
-                    print(f"stopped: no better {metric} for {waiting.evaluations} evaluations", file=sys.stderr)
+                    print(f"stopped: evaluations without a better {metric}: {waiting.evaluations}", file=sys.stderr)
                     break
     stop.leave_if_requested()
 

@@ -129,4 +129,4 @@ def test_the_table_puts_the_best_median_first() -> None:
 @pytest.mark.parametrize(("values", "message"), [({"seed": ()}, "no values"), ({"epochs": (2, 2)}, "a value twice")])
 def test_grids_that_make_no_sense_are_refused(values: dict[str, tuple[int, ...]], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        SweepConfig(**values)  # type: ignore[arg-type]
+        SweepConfig(**values)
