@@ -32,9 +32,9 @@ from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import UserError, reported
 from bertjax.model.assembly import CLASSIFIER_HEADS, OF_TEXTS, Blueprint
 from bertjax.model.encoder import check_mesh
-from bertjax.tasks import answers, batches, classification, multilabel, regression, tagging
+from bertjax.tasks import answers, batches, choices, classification, multilabel, regression, tagging
 from bertjax.tasks.sweep import sweep
-from bertjax.tasks.task import Chosen, Outputs, Part, Task
+from bertjax.tasks.task import Chosen, Outputs, Part, Task, row_length
 from bertjax.training import optimizers, step
 from bertjax.training.checkpoints import Checkpoints, best_step, load_params
 from bertjax.training.metrics import MetricsLog
@@ -47,6 +47,7 @@ TASKS: dict[str, Callable[[TaskDataConfig, Tokenizer, int], Task]] = {
     "regression": regression.make_task,
     "tagging": tagging.make_task,
     "answers": answers.make_task,
+    "choice": choices.make_task,
 }
 
 
@@ -70,7 +71,7 @@ def run(c: FinetuneConfig, workdir: str | Path) -> dict[str, float]:
         "metric": metric,
         "labels": list(task.labels),
         "model": dataclasses.asdict(model_config),
-        "heads": list(CLASSIFIER_HEADS[c.train.pooling] if c.task in OF_TEXTS else ("classifier",)),
+        "heads": list(heads_of(c)),
         "examples": fingerprint(task),
     }
     workdir = runs.open_workdir(workdir, c, facts, tokenizer)
@@ -159,15 +160,22 @@ def pretrained_blueprint(c: FinetuneConfig) -> Blueprint:
             f"data.seq_len={c.data.seq_len} is more than the {model.max_positions} positions of {c.init_from};"
             f" use --data.seq_len={model.max_positions}"
         )
-    if (c.data.second is not None or c.task == "answers") and model.segments < 2:
+    if (c.data.second is not None or c.task in ("answers", "choice")) and model.segments < 2:
         raise UserError(f"{c.init_from} has one segment, as RoBERTa, and reads no pairs of texts; use a BERT")
     if c.task not in OF_TEXTS and c.train.pooling != "cls":
-        raise UserError(f"train.pooling={c.train.pooling!r}, but {c.task} reads tokens, no whole texts; leave it out")
+        raise UserError(f"train.pooling={c.train.pooling!r}, but {c.task} has no such vectors of texts; leave it out")
     if c.train.frozen_layers is not None and c.train.frozen_layers > model.layers:
         raise UserError(f"train.frozen_layers={c.train.frozen_layers}, but {c.init_from} has {model.layers} layers")
     if c.train.dropout is None:
         return blueprint
     return dataclasses.replace(blueprint, config=dataclasses.replace(model, dropout=c.train.dropout))
+
+
+def heads_of(c: FinetuneConfig) -> tuple[str, ...]:
+    """Returns what stands on the encoder."""
+    if c.task == "choice":
+        return choices.HEADS
+    return CLASSIFIER_HEADS[c.train.pooling] if c.task in OF_TEXTS else ("classifier",)
 
 
 def read_task(c: FinetuneConfig, tokenizer: Tokenizer) -> Task:
@@ -187,7 +195,7 @@ def training_batches(
     @functools.lru_cache(maxsize=2)  # the threads that make batches are at most one epoch ahead
     def order(epoch: int) -> list[batches.Choice]:
         return batches.epoch_batches(
-            features.lengths_N, c.train.batch_size, c.data.seq_len, seed=c.train.seed, epoch=epoch
+            features.lengths_N, c.train.batch_size, row_length(c.data), seed=c.train.seed, epoch=epoch
         )
 
     def batch(s: int) -> dict[str, jax.Array]:
@@ -211,7 +219,7 @@ def outputs_of(
 ) -> list[np.ndarray]:
     """Returns what the model says of each row, in order."""
     found: list[np.ndarray] = [np.zeros(0)] * len(features.ids)
-    for choice in batches.evaluation_batches(features.lengths_N, c.train.batch_size, c.data.seq_len):
+    for choice in batches.evaluation_batches(features.lengths_N, c.train.batch_size, row_length(c.data)):
         rows = jax.device_get(forward(step.to_mesh(batches.make_batch(features, choice, c.train.batch_size), mesh)))
         for row, i in enumerate(choice.indices):
             found[i] = rows[row]

@@ -317,8 +317,14 @@ class TaskDataConfig:
     """Column of the text in the test file, where it is another one."""
     second: str | None = None
     """Column of the second text, for pairs."""
+    choices: tuple[str, ...] = ()
+    """Choice: columns of the ways to go on. `second`, if it is set, is what each of them begins with, and the label is
+    the number of the right one, from 0."""
     label: str = "label"
     """Column of the label; of several, with a | between them."""
+    skip_bad_rows: bool = False
+    """Leave rows of a table out that have too many or too few columns, or are no JSON, and count them. Not of the test
+    file, where every row has a prediction."""
     positive: str | None = None
     """The label, of two, whose precision, recall and F1 are told; None takes the last as they are sorted."""
     seq_len: int = 128
@@ -427,8 +433,9 @@ class SweepConfig:
 class FinetuneConfig:
     """A fine-tuning run."""
 
-    task: Literal["classification", "multilabel", "regression", "tagging", "answers"] = "classification"
-    """What a text or a pair of texts is given: one of several labels, any, a number, names of its parts, an answer."""
+    task: Literal["classification", "multilabel", "regression", "tagging", "answers", "choice"] = "classification"
+    """What a text or a pair of texts is given: one of several labels, any, a number, names of its parts, an answer, the
+    right one of several ways to go on."""
     init_from: str = free("")
     """What to start from: a pretraining run's folder (its newest checkpoint), or one of Hugging Face's."""
     data: TaskDataConfig = dataclasses.field(default_factory=TaskDataConfig)
@@ -439,3 +446,9 @@ class FinetuneConfig:
     checkpoint: CheckpointConfig = dataclasses.field(default_factory=lambda: CheckpointConfig(keep=1))
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
     sweep: SweepConfig = dataclasses.field(default_factory=SweepConfig)
+
+    def __post_init__(self) -> None:
+        _check(
+            (self.task == "choice") == (len(self.data.choices) > 1),
+            f"task={self.task!r} with data.choices={self.data.choices}; name two or more columns for choice, else none",
+        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import random
+import shutil
 import signal
 from pathlib import Path
 
@@ -264,7 +265,7 @@ def test_few_examples_of_each_class_are_drawn_by_the_seed(task_config: FinetuneC
         ),
         ({"train": {"frozen_layers": 3}}, "frozen_layers=3, but .* has 2 layers"),
         ({"train": {"batch_size": 20}}, "does not divide over 8 data shards"),
-        ({"task": "tagging", "train": {"pooling": "mean"}}, "pooling='mean', but tagging reads tokens"),
+        ({"task": "tagging", "train": {"pooling": "mean"}}, "pooling='mean', but tagging has no such"),
     ],
 )
 def test_mistakes_are_said(
@@ -276,6 +277,16 @@ def test_mistakes_are_said(
     }
     with pytest.raises((UserError, OSError), match=message):
         finetune.run(dataclasses.replace(task_config, **values), tmp_path / "run")  # type: ignore[arg-type]
+
+
+def test_a_tokenizer_of_another_model_is_said(task_config: FinetuneConfig, finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path / "mixed")
+    folders.TOKENIZER.save(tmp_path / "mixed" / "tokenizer")
+    size = folders.TOKENIZER.vocab_size
+    path = tmp_path / "mixed" / "config.json"
+    path.write_text(path.read_text().replace('"vocab_size": 100', f'"vocab_size": {size - 1}'))
+    with pytest.raises(UserError, match=rf"tokenizer has {size} entries, the model {size - 1}: they are"):
+        finetune.run(dataclasses.replace(task_config, init_from=str(tmp_path / "mixed")), tmp_path / "run")
 
 
 def test_an_unknown_label_is_named_with_its_line(task_config: FinetuneConfig, files: Path, tmp_path: Path) -> None:

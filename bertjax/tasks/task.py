@@ -77,6 +77,11 @@ def files_of(data: TaskDataConfig) -> dict[str, str]:
     return {name: f"{path}#{name}" if _lacks_split(path) else path for name, path in files.items()}
 
 
+def row_length(data: TaskDataConfig) -> int:
+    """Returns the most tokens of a row: those of an example, where choices are read side by side of all of them."""
+    return data.seq_len * max(1, len(data.choices))
+
+
 def _lacks_split(path: str) -> bool:
     return path.startswith(TFDS) and "#" not in path
 

@@ -89,8 +89,27 @@ def test_mistakes_say_where(tmp_path: Path, name: str, text: str, message: str) 
 def test_a_number_beyond_the_columns(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="has no column '2'; its columns are '0', '1'"):
         values(write(tmp_path / "a.tsv", "x\ty\n"), ["2"])
-    with pytest.raises(UserError, match=r"a.tsv:2 has 1 fields, the first row has 2"):
+    with pytest.raises(UserError, match=r"a.tsv:2 has 1 fields, column 1 is asked for"):
         values(write(tmp_path / "a.tsv", "x\ty\nz\n"), ["1"])
+
+
+def test_without_a_header_rows_may_be_wider(tmp_path: Path) -> None:
+    """The STS benchmark's files have 7 or 9 fields."""
+    path = write(tmp_path / "a.tsv", "x\ty\nz\tw\tsource\tlicence\n")
+    assert values(path, ["1", "0"]) == [("y", "x"), ("w", "z")]
+
+
+def test_rows_that_do_not_fit_are_left_out_on_request(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, text in (("a.tsv", "text\tb\nx\ty\nz\nv\tw\n"), ("a.csv", "text,b\nx,y\nz,1,2\nv,w\n")):
+        path = write(tmp_path / name, text)
+        assert [row.values for row in read_rows(path, ["text"], skip_bad=True)] == [("x",), ("v",)]
+        told = capsys.readouterr().err
+        assert f"{path}: 1 rows are left out; the first: {path}:3 has " in told
+    path = write(tmp_path / "a.jsonl", '{"text": "x"}\n{"text": \n')
+    assert [row.values for row in read_rows(path, ["text"], skip_bad=True)] == [("x",)]
+    assert f"the first: {path}:2: not JSON" in capsys.readouterr().err
+    list(read_rows(write(tmp_path / "b.tsv", "text\nx\n"), ["text"], skip_bad=True))
+    assert capsys.readouterr().err == ""
 
 
 def test_a_missing_file(tmp_path: Path) -> None:
