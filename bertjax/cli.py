@@ -63,15 +63,16 @@ class Predict:
     """Asks a trained model; one JSON object a line for each text.
 
     fill-mask: the likeliest word pieces for each [MASK]. classify: the label of each text (a tab parts the texts of a
-    pair). embed: a vector for each text.
+    pair). answer: the words of a text that answer a question (question, tab, text). tag: the named parts of each text.
+    embed: a vector for each text.
     """
 
-    what: Annotated[Literal["fill-mask", "classify", "embed"], tyro.conf.Positional]
+    what: Annotated[Literal["fill-mask", "classify", "answer", "tag", "embed"], tyro.conf.Positional]
     """What to ask."""
     texts: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
     """The texts; without any they are the lines of --file or of standard input."""
     model: str = tyro.MISSING
-    """Workdir of a pretraining run, of a fine-tuning run for classify."""
+    """Workdir of a pretraining run, of a fine-tuning run for classify, answer and tag."""
     file: str | None = None
     """A text file, a text a line."""
     top_k: int = 5
@@ -100,6 +101,11 @@ class Predict:
         elif self.what == "classify":
             pairs = [tuple(text.split("\t")) if "\t" in text else text for text in texts]
             yield from model.classify(pairs, truncate=self.truncate)
+        elif self.what == "answer":
+            yield from model.answer_all([_question(text) for text in texts])
+        elif self.what == "tag":
+            for found in model.tag(texts):
+                yield {"parts": found}
         else:
             vectors = model.embed(texts, self.pooling, normalize=self.normalize, truncate=self.truncate)
             for vector in vectors:
@@ -187,6 +193,13 @@ def main() -> None:
     command = tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="bertjax", description=__doc__)
     with reported():
         command.run()
+
+
+def _question(text: str) -> tuple[str, str]:
+    question, tab, context = text.partition("\t")
+    if not tab:
+        raise UserError(f"{text[:60]!r} has no tab; write a question, a tab, and the text with the answer")
+    return question, context
 
 
 def _texts(path: Path, source: BinaryIO) -> Iterator[str]:

@@ -292,7 +292,10 @@ class Config:
 
 @dataclasses.dataclass(frozen=True)
 class TaskDataConfig:
-    """The files of a task: .tsv, .csv or .jsonl, plain or compressed, with these columns."""
+    """The files of a task, plain or compressed.
+
+    They are .tsv, .csv or .jsonl with these columns, for answers SQuAD's .json, for tagging CoNLL's columns.
+    """
 
     train: str = free("")
     """Labelled examples to learn from, or `installed-docs`: from which library is a sentence?"""
@@ -305,20 +308,38 @@ class TaskDataConfig:
     submission: str | None = free(None)
     """Also write the test file's predictions as glue/NAME.tsv, as GLUE's server takes them: `CoLA`, `MNLI-m`, ..."""
     text: str = "text"
-    """Column of the text: its name in the header, or its number from 0 in a table without header."""
+    """Column of the text, or of the token: its name in the header, or its number from 0 where there is no header."""
     test_text: str | None = free(None)
     """Column of the text in the test file, where it is another one."""
     second: str | None = None
     """Column of the second text, for pairs."""
     label: str = "label"
-    """Column of the label."""
+    """Column of the label; of several, with a | between them."""
     seq_len: int = 128
     """Most tokens of an example (S), special ones included; longer ones are cut."""
     examples_per_class: int | None = None
     """Learn from this many examples of each class, drawn by the seed; None takes all."""
+    examples: int | None = None
+    """Learn from at most so many examples, drawn by the seed; None takes all."""
+    stride: int = 128
+    """Tokens from the beginning of a window over a text that is too long for one to that of the next."""
+    question_len: int = 64
+    """Answers: most tokens of a question; longer ones are cut."""
+    context: int = 0
+    """Tagging: most tokens on either side of a sentence, from its document, that are read with it."""
+    token_prefix: str = ""
+    """Tagging: what is taken off the beginning of every token, such as WikiANN's `en:`."""
+    max_answer: int = 30
+    """Answers: most tokens of an answer that is given."""
+    unanswerable: bool = False
+    """Answers: whether some questions have none, as in SQuAD 2.0; the threshold is then chosen by the validation."""
 
     def __post_init__(self) -> None:
         _check(self.seq_len >= 8, f"seq_len={self.seq_len} is too short; use at least 8")
+        _check_positive(stride=self.stride, question_len=self.question_len, max_answer=self.max_answer)
+        _check_not_negative(context=self.context)
+        if self.examples is not None:
+            _check_positive(examples=self.examples)
         if self.examples_per_class is not None:
             _check_positive(examples_per_class=self.examples_per_class)
 
@@ -372,8 +393,8 @@ class TaskTrainConfig:
 class FinetuneConfig:
     """A fine-tuning run."""
 
-    task: Literal["classification", "regression"] = "classification"
-    """What a text, or a pair of texts, is given: one of several labels, or a number."""
+    task: Literal["classification", "multilabel", "regression", "tagging", "answers"] = "classification"
+    """What a text or a pair of texts is given: one of several labels, any, a number, names of its parts, an answer."""
     init_from: str = free("")
     """What to start from: a pretraining run's folder (its newest checkpoint), or one of Hugging Face's."""
     data: TaskDataConfig = dataclasses.field(default_factory=TaskDataConfig)

@@ -170,6 +170,7 @@ def test_few_examples_of_each_class_are_drawn_by_the_seed(task_config: FinetuneC
             "metric='acuracy' is no figure of classification; use one of accuracy",
         ),
         ({"train": {"batch_size": 20}}, "does not divide over 8 data shards"),
+        ({"task": "tagging", "train": {"pooling": "mean"}}, "pooling='mean', but tagging reads tokens"),
     ],
 )
 def test_mistakes_are_said(

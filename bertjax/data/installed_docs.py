@@ -220,7 +220,7 @@ def write_classification(
     names = module_names(installed_roots() if roots is None else roots)
     groups_of: defaultdict[str, list[list[str]]] = defaultdict(list)
     for label, paragraphs in _one_per_group(corpus):
-        sentences = [s for paragraph in paragraphs for s in split_sentences(mask_names(paragraph, names))]
+        sentences = [s for paragraph in paragraphs for s in split_sentences(mask_names(paragraph, names).encode())]
         groups_of[label].append([s for s in dict.fromkeys(sentences) if len(s) in SENTENCE_CHARACTERS])
     times = Counter(s for groups_ in groups_of.values() for group in groups_ for s in group)
     texts_of: dict[str, dict[str, list[str]]] = {}

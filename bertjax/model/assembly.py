@@ -14,8 +14,11 @@ from bertjax.model.encoder import Encoder
 from bertjax.model.heads import MaskedLmHead, NextSentenceHead, Pooler, WeightedMean, text_width
 from bertjax.sharding import ACT_B, REPLICATED
 
-Task = Literal["pretraining", "classification", "regression", "tagging", "answers"]
+Task = Literal["pretraining", "classification", "multilabel", "regression", "tagging", "answers"]
 """What the heads are for. Answers are tags, too: two logits for each token, that it starts and that it ends one."""
+
+OF_TEXTS: tuple[Task, ...] = ("classification", "multilabel", "regression")
+"""Tasks whose classifier stands over the vector of a text; that of the others stands over the tokens."""
 
 PRETRAINING_HEADS = ("pooler", "masked_lm", "next_sentence")
 CLASSIFIER_HEADS: dict[Pooling, tuple[str, ...]] = {
