@@ -5,8 +5,9 @@
     manifest.json                                                         settings, sources, counts
     token_counts.npy                                                      int64 [V], ids in the training rows
 
-Several lengths of rows are prepared from one tokenization, each in a directory of its own that is named by the length.
-It is the same, byte for byte, for any number of workers and of interruptions, and complete or not there at all; a length is the same alone or with others.
+Several lengths of rows are prepared from one tokenization, each in a directory of its own, named by the length; it is
+the same as if that length alone were prepared. A corpus is the same, byte for byte, for any number of workers and of
+interruptions, and complete or not there at all.
 """
 
 from __future__ import annotations
@@ -174,6 +175,7 @@ def _settings(config: PrepareConfig) -> dict[str, Any]:
     """Returns what decides about the rows besides the sources."""
     settings = dataclasses.asdict(config)
     del settings["output"], settings["workers"], settings["input_format"]
+    settings["seq_len"] = config.lengths
     if config.vocab is not None:
         settings["vocab"] = Tokenizer.from_vocab(config.vocab, cased=config.cased).fingerprint
     return settings

@@ -79,7 +79,7 @@ def pairs_of(corpus: Corpus) -> list[tuple[list[int], list[int], int]]:
 
 @pytest.mark.parametrize("pairs_per_row", [1, 3])
 def test_masks_are_taken_back_and_labels_kept(tmp_path: Path, records: Path, pairs_per_row: int) -> None:
-    manifest = prepare(make_config(tmp_path, pairs_per_row=pairs_per_row), [records])
+    (manifest,) = prepare(make_config(tmp_path, pairs_per_row=pairs_per_row), [records])
     corpus = open_corpus(tmp_path / "out")
     assert sorted(pairs_of(corpus)) == sorted(PAIRS)
     assert len(corpus.validation) > 3
