@@ -50,11 +50,12 @@ class Prepare:
             return
         from bertjax.data.prepare import prepare
 
-        manifest = prepare(self.settings, self.inputs)
-        rows = {split: described["rows"] for split, described in manifest["splits"].items()}
-        print(
-            json.dumps({"output": self.settings.output, "rows": rows, "vocabulary": manifest["vocabulary"]["entries"]})
-        )
+        manifests = prepare(self.settings, self.inputs)
+        directories = self.settings.directories(Path(self.settings.output)).values()
+        for directory, manifest in zip(directories, manifests, strict=True):
+            rows = {split: described["rows"] for split, described in manifest["splits"].items()}
+            entries = manifest["vocabulary"]["entries"]
+            print(json.dumps({"output": str(directory), "rows": rows, "vocabulary": entries}))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -129,8 +129,12 @@ class ModelConfig:
 class DataConfig:
     """What is read and how it is masked."""
 
-    path: str = free("")
-    """A directory that `bertjax prepare` wrote, or `installed-docs`: the documentation of the installed libraries."""
+    path: str | tuple[str, ...] = free("")
+    """A directory that `bertjax prepare` wrote, or `installed-docs`: the documentation of the installed libraries.
+    Several are mixed."""
+    weights: tuple[float, ...] = ()
+    """Of several paths, how many of the rows that are read come from each, relative to the others; without, all of an
+    epoch."""
     seq_len: int = 128
     """Positions of a row (S). Prepared rows may be shorter, not longer."""
     max_predictions: int = 20
@@ -154,6 +158,12 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         _check(self.seq_len >= 8, f"seq_len={self.seq_len} is too short; use at least 8")
+        _check(bool(self.paths), "path=() names no corpus")
+        _check(
+            len(self.weights) in (0, len(self.paths)),
+            f"weights={self.weights} are {len(self.weights)}, but path names {len(self.paths)}; give one for each",
+        )
+        _check_positive(**{f"weights[{i}]": weight for i, weight in enumerate(self.weights)})
         _check_positive(
             max_predictions=self.max_predictions,
             ngram_max=self.ngram_max,
@@ -168,6 +178,11 @@ class DataConfig:
         )
         shares = self.mask_token_share + self.random_token_share
         _check(shares <= 1 + 1e-9, f"mask_token_share + random_token_share = {shares} is more than 1")
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The corpora."""
+        return (self.path,) if isinstance(self.path, str) else self.path
 
 
 @dataclasses.dataclass(frozen=True)

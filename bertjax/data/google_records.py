@@ -47,19 +47,20 @@ def record_length(paths: Sequence[Path]) -> int:
     return len(_integers(_features(first), "input_ids", first.where))
 
 
-def write_record_shard(options: ShardOptions, block: Block[GoogleRecord]) -> Shard:
+def write_record_shards(options: Sequence[ShardOptions], block: Block[GoogleRecord]) -> list[Shard]:
     """Writes the pairs of the block's records, and returns what was written; a function of its arguments only.
 
     Raises: UserError, with file and number, if a record is not of Google's form or does not fit the vocabulary.
     """
-    tokenizer = load_tokenizer(options)
-    pairs = [pair_from_record(record, tokenizer, options.seq_len) for record in block.documents]
+    (only,) = options  # the pairs have the length that they were made for
+    tokenizer = load_tokenizer(only)
+    pairs = [pair_from_record(record, tokenizer, only.seq_len) for record in block.documents]
     counts = Counter(
         tokens=sum(len(pair.ids) - 3 for pair in pairs),
         unknown_tokens=sum(int(np.sum(pair.ids == tokenizer.unk_id)) for pair in pairs),
         bytes=block.size,
     )
-    return write_pairs(options, block, pairs, counts, tokenizer)
+    return [write_pairs(only, block, pairs, counts, tokenizer)]
 
 
 def pair_from_record(record: GoogleRecord, tokenizer: Tokenizer, seq_len: int) -> Pair:

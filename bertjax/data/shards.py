@@ -10,7 +10,7 @@ import json
 import os
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -67,6 +67,10 @@ class Shard(NamedTuple):
     checksum: str
 
 
+WriteShards = Callable[[Sequence[ShardOptions], Block[D]], list[Shard]]
+"""Writes the shards of a block, one for each of the options."""
+
+
 def shard_name(split: Split, number: int, shards: int | None = None) -> str:
     """Returns the name that TFDS expects of a shard, without the last part while the number of shards is not known."""
     name = f"corpus-{split}.array_record-{number:05d}"
@@ -85,18 +89,19 @@ def record_features(vocab_size: int) -> tfds.features.FeaturesDict:
     )
 
 
-def write_shard_once(write: Callable[[ShardOptions, Block[D]], Shard], options: ShardOptions, block: Block[D]) -> Shard:
-    """Returns the block's shard as a run that was killed has left it, or else writes it.
+def write_shards_once(write: WriteShards[D], options: Sequence[ShardOptions], block: Block[D]) -> list[Shard]:
+    """Returns the block's shards as a run that was killed has left them, or else writes them.
 
     Raises: UserError as `write` does.
     """
-    path = Path(options.directory) / shard_name(block.split, block.number)
-    kept = _read_note(path)
-    if kept is not None:
+    paths = [Path(each.directory) / shard_name(block.split, block.number) for each in options]
+    kept = [note for path in paths if (note := _read_note(path))]
+    if len(kept) == len(paths):
         return kept
-    shard = write(options, block)
-    _write_note(path, shard)
-    return shard
+    shards = write(options, block)
+    for path, shard in zip(paths, shards, strict=True):
+        _write_note(path, shard)
+    return shards
 
 
 def note_of(path: Path) -> Path:
@@ -122,14 +127,16 @@ def _read_note(path: Path) -> Shard | None:
     return shard._replace(counts=Counter(shard.counts)) if whole else None
 
 
-def write_shard(options: ShardOptions, block: Block[EncodedDocument]) -> Shard:
-    """Writes the block's pairs, a row of them a record, and returns what was written; a function of its arguments only.
+def write_shards(options: Sequence[ShardOptions], block: Block[EncodedDocument]) -> list[Shard]:
+    """Writes the block's pairs in rows of each length, a row a record; returns what was written.
+
+    A function of its arguments only; the options differ in directory and length, and share a vocabulary.
 
     Raises: UserError if too few of the documents hold what the tokenizer keeps, or the disk is full.
     """
-    tokenizer = load_tokenizer(options)
+    tokenizer = load_tokenizer(options[0])
     documents = _encode(block.documents, tokenizer)
-    if len(documents) < 1 + options.next_sentence:
+    if len(documents) < 1 + options[0].next_sentence:
         raise UserError(
             f"of {len(block.documents)} {block.split} documents only {len(documents)} hold more than control"
             " characters; check the encoding of the files"
@@ -137,19 +144,19 @@ def write_shard(options: ShardOptions, block: Block[EncodedDocument]) -> Shard:
     counts = _text_counts(documents, tokenizer.unk_id)
     counts["bytes"] = block.size
     counts["lost_characters"] = sum(text.count(LOST) for document in block.documents for text in document.paragraphs)
-    return write_pairs(options, block, _pairs(documents, block, options, tokenizer), counts, tokenizer)
+    return [write_pairs(each, block, _pairs(documents, block, each, tokenizer), counts, tokenizer) for each in options]
 
 
 def write_pairs(
-    options: ShardOptions, block: Block[D], pairs: Iterable[Pair], counts: Counter[str], tokenizer: Tokenizer
+    options: ShardOptions, block: Block[D], pairs: Iterable[Pair], text_counts: Counter[str], tokenizer: Tokenizer
 ) -> Shard:
-    """Writes the pairs of a block, a row of them a record, and returns what was written, `counts` among it.
+    """Writes the pairs of a block, a row of them a record, and returns what was written, `text_counts` among it.
 
     Raises: UserError if the disk is full.
     """
     name = shard_name(block.split, block.number)
     path = os.path.join(options.directory, name)
-    token_counts = np.zeros(tokenizer.vocab_size, np.int64)
+    token_counts, counts = np.zeros(tokenizer.vocab_size, np.int64), text_counts.copy()
     writer = ArrayRecordWriter(path, "group_size:1")
     for rows in _batches(_rows(pairs, options), ROWS_AT_A_TIME):
         with _writing(path):

@@ -12,6 +12,7 @@ from bertjax.config import DataConfig
 from bertjax.data.batches import training_batches
 from bertjax.data.corpus import Corpus, open_corpus
 from bertjax.data.inspection import inspection
+from bertjax.data.mixture import open_mixture
 from bertjax.data.prepare import PrepareConfig, prepare
 from bertjax.errors import UserError
 from tests.data import tfrecord_files
@@ -79,7 +80,7 @@ def pairs_of(corpus: Corpus) -> list[tuple[list[int], list[int], int]]:
 
 @pytest.mark.parametrize("pairs_per_row", [1, 3])
 def test_masks_are_taken_back_and_labels_kept(tmp_path: Path, records: Path, pairs_per_row: int) -> None:
-    manifest = prepare(make_config(tmp_path, pairs_per_row=pairs_per_row), [records])
+    (manifest,) = prepare(make_config(tmp_path, pairs_per_row=pairs_per_row), [records])
     corpus = open_corpus(tmp_path / "out")
     assert sorted(pairs_of(corpus)) == sorted(PAIRS)
     assert len(corpus.validation) > 3
@@ -98,9 +99,10 @@ def test_repeated_pairs_are_kept(tmp_path: Path) -> None:
 
 def test_batches_have_new_masks(tmp_path: Path, records: Path) -> None:
     prepare(make_config(tmp_path), [records])
-    corpus = open_corpus(tmp_path / "out")
     c = DataConfig(path=str(tmp_path / "out"), seq_len=SEQ_LEN)
-    batches = training_batches(corpus, c, rows=slice(0, len(corpus.train)), batch_size=len(corpus.train), seed=0)
+    corpus = open_mixture(c)
+    size = corpus.rows("train")
+    batches = training_batches(corpus, c, rows=slice(0, size), batch_size=size, seed=0)
     first, second = batches(0), batches(1)  # an epoch each
     assert first["labels"][first["weights"] > 0].min() > MASK
     assert not np.array_equal(np.sort(first["predict"], axis=0), np.sort(second["predict"], axis=0))

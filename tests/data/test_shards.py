@@ -6,9 +6,9 @@ import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordReader
 
 from bertjax.data.blocks import Block
-from bertjax.data.documents import Document
+from bertjax.data.documents import Document, EncodedDocument
 from bertjax.data.pairs import Pair
-from bertjax.data.shards import Shard, ShardOptions, _serialize, id_dtype, record_features, write_shard
+from bertjax.data.shards import Shard, ShardOptions, _serialize, id_dtype, record_features, write_shards
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import UserError
 
@@ -32,6 +32,11 @@ def make_options(directory: Path, **changes: object) -> ShardOptions:
         **changes,
     }
     return ShardOptions(directory=str(directory), vocabulary=tokenizer.fingerprint, **fields)  # type: ignore[arg-type]
+
+
+def write_shard(options: ShardOptions, block: Block[EncodedDocument]) -> Shard:
+    (shard,) = write_shards([options], block)
+    return shard
 
 
 @pytest.mark.parametrize("vocab_size", [30522, 100_000])
