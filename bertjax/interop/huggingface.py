@@ -209,6 +209,8 @@ def _task(family: ModuleType, values: Mapping[str, Any], heads: Sequence[str]) -
 def _labels(values: Mapping[str, Any], task: Task) -> tuple[str, ...]:
     if task == "answers":
         return ("start", "end")
+    if task == "choice":
+        return ("score",)
     named = values.get("id2label") or {str(i): f"LABEL_{i}" for i in range(values.get("num_labels", 2))}
     labels = tuple(str(named.get(str(i))) for i in range(len(named)))
     if set(named) != {str(i) for i in range(len(named))} or len(set(labels)) != len(labels):

@@ -14,8 +14,9 @@ from bertjax.model.encoder import Encoder
 from bertjax.model.heads import MaskedLmHead, NextSentenceHead, Pooler, WeightedMean, text_width
 from bertjax.sharding import ACT_B, REPLICATED
 
-Task = Literal["pretraining", "classification", "multilabel", "regression", "tagging", "answers"]
-"""What the heads are for. Answers are tags, too: two logits for each token, that it starts and that it ends one."""
+Task = Literal["pretraining", "classification", "multilabel", "regression", "tagging", "answers", "choice"]
+"""What the heads are for. Answers are tags, too: two logits for each token, that it starts and that it ends one. A
+choice has one logit, and is read with its text as a pair."""
 
 OF_TEXTS: tuple[Task, ...] = ("classification", "multilabel", "regression")
 """Tasks whose classifier stands over the vector of a text; that of the others stands over the tokens."""
@@ -62,7 +63,7 @@ class Assembly(nnx.Module):
             self.classifier = nnx.Linear(width, len(b.labels), **layers.weights(c, REPLICATED), rngs=rngs)
 
     def token_logits(self, x_BSD: jax.Array) -> jax.Array:
-        """Returns logits_BSC of a classifier of tokens, from the encoder's last hidden states."""
+        """Returns logits_BSC of a classifier of tokens, from the encoder's last hidden states, or of other vectors."""
         return self.classifier(x_BSD, out_sharding=ACT_B)
 
 
