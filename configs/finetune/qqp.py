@@ -6,6 +6,8 @@ r"""QQP: do two questions ask the same? 363,846 training and 40,430 validation e
 
 Some rows of GLUE's train.tsv lack columns; they are left out and counted.
 
+tfds:glue/qqp has names for labels: --data.label=label --data.positive=duplicate, so that F1 is that of equal questions.
+
 Paper     Iyer et al. 2017; Wang et al. 2019 (GLUE); hyperparameters within Devlin et al. 2019, appendix A.3.
 Hardware  any; minutes on a few CPU cores with a small model and a small set.
 """
