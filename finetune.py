@@ -26,7 +26,7 @@ from bertjax.data import installed_docs
 from bertjax.data.batches import prefetched
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import UserError, reported
-from bertjax.model.assembly import CLASSIFIER_HEADS, Blueprint
+from bertjax.model.assembly import Blueprint, classifier_heads
 from bertjax.model.encoder import check_mesh
 from bertjax.tasks import batches, classification, regression
 from bertjax.tasks.task import Outputs, Part, Task
@@ -56,7 +56,7 @@ def run(c: FinetuneConfig, workdir: str | Path) -> dict[str, float]:
         "metric": metric,
         "labels": list(task.labels),
         "model": dataclasses.asdict(model_config),
-        "heads": list(CLASSIFIER_HEADS[c.train.pooling]),
+        "heads": list(classifier_heads(model_config, c.train.pooling)),
         "examples": fingerprint(task),
     }
     workdir = runs.open_workdir(workdir, c, facts, tokenizer)
@@ -194,9 +194,9 @@ def first_params(c: FinetuneConfig, blueprint: Blueprint, make_model: step.MakeM
     if not c.train.from_scratch:
         loaded = pretrained.read_params(c.init_from, blueprint)
         params["encoder"] = loaded["encoder"]
-        if c.train.pooling == "cls" and "pooler" in blueprint.heads:
+        if "pooler" in params and "pooler" in blueprint.heads:
             params["pooler"] = loaded["pooler"]
-        elif c.train.pooling == "cls":
+        elif "pooler" in params:
             print(f"{c.init_from} has no pooler: it starts from random weights", file=sys.stderr)
     return params
 

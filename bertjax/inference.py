@@ -21,7 +21,7 @@ from bertjax import pretrained
 from bertjax.config import MeshConfig, ModelConfig
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import UserError
-from bertjax.model.assembly import Assembly, Blueprint, pooling_of
+from bertjax.model.assembly import Assembly, Blueprint
 from bertjax.model.encoder import Encoder
 from bertjax.model.heads import mean_over_span
 from bertjax.model.pretraining import gather
@@ -250,7 +250,7 @@ def load(path: str | Path, *, step: int | None = None) -> Model:
 def make_model(b: Blueprint) -> nnx.Module:
     """Returns the model that the blueprint's weights go into."""
     if b.task in ("classification", "regression"):
-        return classification.SequenceClassifier(b.config, len(b.labels), pooling=pooling_of(b), rngs=nnx.Rngs(0))
+        return classification.SequenceClassifier(b.config, len(b.labels), pooling=b.pooling, rngs=nnx.Rngs(0))
     return Assembly(b, rngs=nnx.Rngs(0))
 
 

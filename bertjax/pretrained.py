@@ -27,11 +27,13 @@ def read_blueprint(path: str | Path) -> Blueprint:
     """Returns what the folder holds. Raises: UserError if it is neither a run's nor one of Hugging Face's."""
     if huggingface.is_folder(path):
         return huggingface.read_blueprint(path)
-    facts = runs.read_facts(path)
+    record = runs.read_record(path)
+    facts = record["facts"]
     if "model" not in facts:
         return Blueprint(runs.read_config(path, Config).model)
     c = runs.config_from_dict(ModelConfig, facts["model"], str(Path(path) / "config.json"))
-    return Blueprint(c, tuple(facts["heads"]), facts["task"], tuple(facts["labels"]))
+    pooling = facts.get("pooling") or record["config"]["train"]["pooling"]  # of an import, of a fine-tuning
+    return Blueprint(c, tuple(facts["heads"]), facts["task"], tuple(facts["labels"]), pooling)
 
 
 def read_tokenizer(path: str | Path, b: Blueprint) -> Tokenizer:
@@ -95,6 +97,7 @@ def import_folder(source: str | Path, directory: str | Path) -> dict[str, Any]:
         "task": b.task,
         "labels": list(b.labels),
         "heads": list(b.heads),
+        "pooling": b.pooling,
         "model": dataclasses.asdict(b.config),
         "imported": str(source),
     }

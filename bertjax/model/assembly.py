@@ -11,18 +11,13 @@ from flax import nnx
 from bertjax.config import ModelConfig, Pooling
 from bertjax.model import layers
 from bertjax.model.encoder import Encoder
-from bertjax.model.heads import MaskedLmHead, NextSentenceHead, Pooler, WeightedMean
+from bertjax.model.heads import MaskedLmHead, NextSentenceHead, Pooler, Transform, WeightedMean
 from bertjax.sharding import ACT_B, REPLICATED
 
 Task = Literal["pretraining", "classification", "regression", "tagging", "answers"]
 """What the heads are for. Answers are tags, too: two logits for each token, that it starts and that it ends one."""
 
 PRETRAINING_HEADS = ("pooler", "masked_lm", "next_sentence")
-CLASSIFIER_HEADS: dict[Pooling, tuple[str, ...]] = {
-    "cls": ("pooler", "classifier"),
-    "mean": ("classifier",),
-    "weighted": ("weighted", "classifier"),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,15 +26,23 @@ class Blueprint:
 
     config: ModelConfig
     heads: tuple[str, ...] = PRETRAINING_HEADS
-    """Which of pooler, weighted, masked_lm, next_sentence and classifier there are."""
+    """Which of pooler, weighted, masked_lm, next_sentence, transform and classifier there are."""
     task: Task = "pretraining"
     labels: tuple[str, ...] = ()
     """What the classifier's logits stand for, in their order."""
+    pooling: Pooling = "cls"
+    """How a classifier of texts takes the vector of a text."""
 
 
-def pooling_of(b: Blueprint) -> Pooling:
-    """Returns how a classifier of texts takes the vector of a text."""
-    return next(pooling for pooling, heads in CLASSIFIER_HEADS.items() if set(heads) == set(b.heads))
+def classifier_heads(c: ModelConfig, pooling: Pooling) -> tuple[str, ...]:
+    """Returns the heads of a classifier of texts."""
+    vector = {"cls": () if c.family == "modernbert" else ("pooler",), "mean": (), "weighted": ("weighted",)}[pooling]
+    return (*vector, *token_classifier_heads(c))
+
+
+def token_classifier_heads(c: ModelConfig) -> tuple[str, ...]:
+    """Returns the heads of a classifier of tokens."""
+    return ("transform", "classifier") if c.family == "modernbert" else ("classifier",)
 
 
 class Assembly(nnx.Module):
@@ -56,12 +59,15 @@ class Assembly(nnx.Module):
             self.masked_lm = MaskedLmHead(c, rngs=rngs)
         if "next_sentence" in b.heads:
             self.next_sentence = NextSentenceHead(c, rngs=rngs)
+        if "transform" in b.heads:
+            self.transform = Transform(c, rngs=rngs)
         if "classifier" in b.heads:
             self.classifier = nnx.Linear(c.width, len(b.labels), **layers.weights(c, REPLICATED), rngs=rngs)
 
     def token_logits(self, x_BSD: jax.Array) -> jax.Array:
         """Returns logits_BSC of a classifier of tokens, from the encoder's last hidden states."""
-        return self.classifier(x_BSD, out_sharding=ACT_B)
+        read_BSD = self.transform(x_BSD) if hasattr(self, "transform") else x_BSD
+        return self.classifier(read_BSD, out_sharding=ACT_B)
 
 
 def abstract_params(b: Blueprint) -> nnx.State:
