@@ -1,4 +1,4 @@
-r"""Fine-tunes a pretrained encoder to label or to score texts, or pairs of texts.
+r"""Fine-tunes a pretrained encoder: to label or to score texts or pairs of texts, to tag tokens, to find answers.
 
     python finetune.py --config=configs/finetune/sst2.py --workdir=runs/sst2 --init_from=runs/quickstart \
         --data.train=train.tsv --data.validation=dev.tsv [--data.test=test.tsv] [--group.field=value ...]
@@ -21,19 +21,27 @@ import numpy as np
 from flax import nnx
 
 from bertjax import backend, command_line, pretrained, report, runs, sharding
-from bertjax.config import FinetuneConfig
+from bertjax.config import FinetuneConfig, TaskDataConfig
 from bertjax.data import installed_docs
 from bertjax.data.batches import prefetched
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import UserError, reported
-from bertjax.model.assembly import Blueprint, classifier_heads
+from bertjax.model.assembly import OF_TEXTS, Blueprint, classifier_heads
 from bertjax.model.encoder import check_mesh
-from bertjax.tasks import batches, classification, regression
-from bertjax.tasks.task import Outputs, Part, Task
+from bertjax.tasks import answers, batches, classification, multilabel, regression, tagging
+from bertjax.tasks.task import Chosen, Outputs, Part, Task
 from bertjax.training import optimizers, step
 from bertjax.training.checkpoints import Checkpoints, best_step, load_params
 from bertjax.training.metrics import MetricsLog
 from bertjax.training.signals import StopRequest
+
+TASKS: dict[str, Callable[[TaskDataConfig, Tokenizer, int], Task]] = {
+    "classification": classification.make_task,
+    "multilabel": multilabel.make_task,
+    "regression": regression.make_task,
+    "tagging": tagging.make_task,
+    "answers": answers.make_task,
+}
 
 
 def run(c: FinetuneConfig, workdir: str | Path) -> dict[str, float]:
@@ -56,7 +64,7 @@ def run(c: FinetuneConfig, workdir: str | Path) -> dict[str, float]:
         "metric": metric,
         "labels": list(task.labels),
         "model": dataclasses.asdict(model_config),
-        "heads": list(classifier_heads(model_config, c.train.pooling)),
+        "heads": list(classifier_heads(model_config, c.task, c.train.pooling)),
         "examples": fingerprint(task),
     }
     workdir = runs.open_workdir(workdir, c, facts, tokenizer)
@@ -93,7 +101,9 @@ def run(c: FinetuneConfig, workdir: str | Path) -> dict[str, float]:
             return found
 
         def evaluate(params: nnx.State) -> dict[str, float]:
-            return task.figures(task.parts["validation"], outputs(params, task.parts["validation"]))
+            part, found = task.parts["validation"], outputs(params, task.parts["validation"])
+            chosen = task.choose(part, found)
+            return task.figures(part, found, chosen) | dict(chosen) | dict(task.baselines)
 
         # 4. Where it starts: the newest good checkpoint, or the pretrained encoder under a new head.
         abstract = step.abstract_state(make_model, optimizer)
@@ -110,9 +120,9 @@ def run(c: FinetuneConfig, workdir: str | Path) -> dict[str, float]:
                 epoch, within = divmod(done - 1, per_epoch)
                 log.train(done, figures, epoch=epoch + 1)
                 if (within + 1) in eval_at:
-                    held_out = evaluate(state.params) | dict(task.baselines)
+                    held_out = evaluate(state.params)
                     log.evaluation(done, held_out, epoch=epoch + 1)
-                    checkpoints.save(state, done, log.counters(), figures={metric: held_out[metric]})
+                    checkpoints.save(state, done, log.counters(), figures=held_out)
                 if stop.requested:
                     log.flush()
                     checkpoints.save(state, done, log.counters())
@@ -124,8 +134,9 @@ def run(c: FinetuneConfig, workdir: str | Path) -> dict[str, float]:
         best = best_step(workdir, metric)
         params = load_params(workdir, abstract.params, step=best)
         found = {name: outputs(params, part) for name, part in task.parts.items() if name != "train"}
-    final = figures_of(task, found)
-    write_predictions(task, found, workdir, c.data.submission)
+    chosen = task.choose(task.parts["validation"], found["validation"])
+    final = figures_of(task, found, chosen)
+    write_predictions(task, found, chosen, workdir, c.data.submission)
     for figure in sorted(name for name in final if name.startswith(metric)):
         print(f"best checkpoint: step {best}, {figure} {final[figure]:.4f}", file=sys.stderr)
     print(f"the report is {report.write_report(workdir)}", file=sys.stderr)
@@ -143,8 +154,10 @@ def pretrained_blueprint(c: FinetuneConfig) -> Blueprint:
             f"data.seq_len={c.data.seq_len} is more than the {model.max_positions} positions of {c.init_from};"
             f" use --data.seq_len={model.max_positions}"
         )
-    if c.data.second is not None and model.segments < 2:
-        raise UserError(f"data.second={c.data.second!r}, but {c.init_from} has one segment, as RoBERTa, and no pairs")
+    if (c.data.second is not None or c.task == "answers") and model.segments < 2:
+        raise UserError(f"{c.init_from} has one segment, as RoBERTa, and reads no pairs of texts; use a BERT")
+    if c.task not in OF_TEXTS and c.train.pooling != "cls":
+        raise UserError(f"train.pooling={c.train.pooling!r}, but {c.task} reads tokens, no whole texts; leave it out")
     if c.train.dropout is None:
         return blueprint
     return dataclasses.replace(blueprint, config=dataclasses.replace(model, dropout=c.train.dropout))
@@ -156,9 +169,7 @@ def read_task(c: FinetuneConfig, tokenizer: Tokenizer) -> Task:
     if data.train == installed_docs.NAME:
         files = installed_docs.classification_files()
         data = dataclasses.replace(data, train=files["train"], validation=files["validation"], test=files["test"])
-    if c.task == "regression":
-        return regression.make_task(data, tokenizer)
-    return classification.make_task(data, tokenizer, c.train.seed)
+    return TASKS[c.task](data, tokenizer, c.train.seed)
 
 
 def training_batches(
@@ -209,19 +220,21 @@ def metric_of(c: FinetuneConfig, task: Task) -> str:
     return metric
 
 
-def figures_of(task: Task, found: Mapping[str, Outputs]) -> dict[str, float]:
+def figures_of(task: Task, found: Mapping[str, Outputs], chosen: Chosen) -> dict[str, float]:
     """Returns the figures of the validation file, its baselines, and the other files' figures with their names."""
-    final = task.figures(task.parts["validation"], found["validation"]) | dict(task.baselines)
+    final = task.figures(task.parts["validation"], found["validation"], chosen) | dict(chosen) | dict(task.baselines)
     for name in sorted(found.keys() - {"validation", "test"}):
-        others = task.figures(task.parts[name], found[name])
+        others = task.figures(task.parts[name], found[name], chosen)
         final |= {f"{figure}_{name}": value for figure, value in others.items()}
     return final
 
 
-def write_predictions(task: Task, found: Mapping[str, Outputs], workdir: Path, submission: str | None) -> None:
-    """Writes predictions-NAME.tsv of each file, and GLUE's submission: the first two columns of that of the test."""
+def write_predictions(
+    task: Task, found: Mapping[str, Outputs], chosen: Chosen, workdir: Path, submission: str | None
+) -> None:
+    """Writes predictions-NAME of each file, and GLUE's submission: the first two columns of that of the test."""
     for name, outputs in found.items():
-        path = task.write(workdir / f"predictions-{name}.tsv", task.parts[name], outputs)
+        path = task.write(workdir / f"predictions-{name}", task.parts[name], outputs, chosen)
         if name == "test" and submission:
             (workdir / "glue").mkdir(exist_ok=True)
             rows = path.read_text(encoding="utf-8").split("\n")
@@ -233,7 +246,9 @@ def fingerprint(task: Task) -> str:
     """Returns a hash of what is learned and evaluated: a resumed run has to have the same."""
     digest = hashlib.blake2b(digest_size=16)
     for part in (task.parts["train"], task.parts["validation"]):
-        for array in (*part.features.ids, *part.features.segments, *part.features.targets.values()):
+        features = part.features
+        of_tokens = [array for target in features.token_targets.values() for array in target]
+        for array in (*features.ids, *features.segments, *features.targets.values(), *of_tokens):
             digest.update(array.tobytes())
     return digest.hexdigest()
 

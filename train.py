@@ -20,8 +20,7 @@ from flax import nnx
 from bertjax import backend, command_line, pretrained, report, runs, sharding
 from bertjax.config import Config
 from bertjax.data import batches as data
-from bertjax.data import installed_docs
-from bertjax.data.corpus import Corpus, open_corpus
+from bertjax.data.mixture import Mixture, open_mixture
 from bertjax.errors import UserError, reported
 from bertjax.interop.extension import check_extends, extend
 from bertjax.model.encoder import check_mesh
@@ -43,8 +42,7 @@ def run(c: Config, workdir: str | Path) -> dict[str, float]:
     # 1. What there is to compute on, and what to read. Everything that can be wrong is found out before the first step.
     mesh = sharding.make_mesh(c.mesh)
     sharding.check_batch(c.train.batch_size, mesh)
-    corpus = open_corpus(installed_docs.prepared(c.data.seq_len) if c.data.path == installed_docs.NAME else c.data.path)
-    data.check_corpus(corpus, c.data)
+    corpus = open_mixture(c.data)
     c = with_vocabulary(with_pretrained_model(c, corpus), corpus)
     check_mesh(c.model, mesh)
     workdir = runs.open_workdir(workdir, c, {"corpus": corpus.fingerprint}, corpus.tokenizer)
@@ -107,7 +105,7 @@ def run(c: Config, workdir: str | Path) -> dict[str, float]:
     return last_evaluation(workdir)
 
 
-def with_pretrained_model(c: Config, corpus: Corpus) -> Config:
+def with_pretrained_model(c: Config, corpus: Mixture) -> Config:
     """Returns the config with the model of `train.init_from`, if that is set, long enough for the vocabulary.
 
     Raises: UserError if the config asks for another model, or the corpus has another vocabulary.
@@ -129,7 +127,7 @@ def with_pretrained_model(c: Config, corpus: Corpus) -> Config:
         raise UserError(f"{c.train.init_from}: {error}") from error
 
 
-def first_params(c: Config, corpus: Corpus, make_model: step.MakeModel) -> nnx.State:
+def first_params(c: Config, corpus: Mixture, make_model: step.MakeModel) -> nnx.State:
     """Returns random weights, or those of `train.init_from`; heads that it lacks are random, and a line says so."""
     params, folder = step.fresh_params(make_model, c.train.seed), c.train.init_from
     if not folder:
@@ -145,12 +143,12 @@ def first_params(c: Config, corpus: Corpus, make_model: step.MakeModel) -> nnx.S
     return params
 
 
-def with_vocabulary(c: Config, corpus: Corpus) -> Config:
+def with_vocabulary(c: Config, corpus: Mixture) -> Config:
     """Returns the config with the vocabulary's size filled in. Raises: UserError if the embedding is too small."""
     size, entries = c.model.vocab_size, corpus.tokenizer.vocab_size
     if size is not None and size < entries:
         raise UserError(
-            f"model.vocab_size={size} is less than the {entries} entries of the vocabulary of {corpus.directory};"
+            f"model.vocab_size={size} is less than the {entries} entries of the vocabulary of {corpus.names};"
             f" leave it out or use {entries}"
         )
     return dataclasses.replace(c, model=dataclasses.replace(c.model, vocab_size=size or entries))
@@ -171,13 +169,14 @@ def held_out_figures(means: dict[str, float], held_out: list[data.Batch]) -> dic
     return figures
 
 
-def say_what_runs(c: Config, corpus: Corpus, mesh: jax.sharding.Mesh, state: step.TrainState, start: int) -> None:
+def say_what_runs(c: Config, corpus: Mixture, mesh: jax.sharding.Mesh, state: step.TrainState, start: int) -> None:
     """Prints the first log line: where, what, how much."""
     device = mesh.devices.flat[0]
     parameters = sum(x.size for x in jax.tree.leaves(state.params))
     print(
         f"{mesh.size} x {device.device_kind}, mesh {dict(mesh.shape)}, {c.train.precision}; {parameters / 1e6:.1f} M"
-        f" parameters; {len(corpus.train)} training and {len(corpus.validation)} held-out rows of {c.data.seq_len}; "
+        f" parameters; {corpus.rows('train')} training and {corpus.rows('validation')} held-out rows of"
+        f" {c.data.seq_len}; "
         + (f"going on from step {start} of {c.train.steps}" if start else f"{c.train.steps} steps"),
         file=sys.stderr,
     )

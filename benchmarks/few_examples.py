@@ -2,7 +2,7 @@
 
     python -m benchmarks.few_examples --init_from RUN [--examples_per_class 50 --seeds 0 1 2 ...]
 
-Fine-tunes the quickstart's task (from which library does a docstring come?) on a few examples of each class, for every
+Fine-tunes the quickstart's task (from which library is a sentence?) on a few examples of each class, for every
 seed once from the pretrained encoder and once from random weights, all else equal. Prints one JSON line: accuracies on
 the validation file as finetune.py reports them, beside the baselines.
 """

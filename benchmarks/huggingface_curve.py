@@ -28,6 +28,7 @@ from bertjax import backend, sharding
 from bertjax.config import Config, DataConfig, ModelConfig, OptimizerConfig, TrainConfig
 from bertjax.data.batches import Batch, training_batches
 from bertjax.data.corpus import open_corpus
+from bertjax.data.mixture import open_mixture
 from bertjax.errors import UserError, reported
 from bertjax.interop.bert import TIED, huggingface_from_config, places
 from bertjax.interop.places import tensors_from_params
@@ -85,7 +86,7 @@ def make_config(a: Arguments) -> Config:
         )
     except ValueError as error:
         raise UserError(str(error)) from error
-    return train.with_vocabulary(c, corpus)
+    return train.with_vocabulary(c, open_mixture(c.data))
 
 
 def our_run(c: Config) -> list[dict[str, Any]]:
@@ -101,7 +102,7 @@ def their_losses(c: Config, learning_rates: list[float]) -> Iterator[float]:
     model = first_model(c)
     optimizer = make_optimizer(model, c.optimizer)
     batch_of = training_batches(
-        open_corpus(c.data.path), c.data, rows=slice(None), batch_size=c.train.batch_size, seed=c.train.seed
+        open_mixture(c.data), c.data, rows=slice(None), batch_size=c.train.batch_size, seed=c.train.seed
     )
     for s, learning_rate in enumerate(learning_rates):
         loss = model(**inputs(batch_of(s))).loss

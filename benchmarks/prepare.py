@@ -1,11 +1,12 @@
 """How fast is `bertjax prepare` beside the bare tokenizer of Hugging Face, and how much memory does it take?
 
-    python -m benchmarks.prepare --data FILE --vocab FILE [--rounds 3]
+    python -m benchmarks.prepare --data FILE --vocab FILE [--rounds 3 --variants ours_2 ... --google SCRIPT]
 
 Bare is `encode_batch_fast` on whole paragraphs that are in memory already, its result thrown away, in one thread and in
 two. Ours begins with the file and ends with written shards, pairs made, with one worker and with two; each runs in a
-process of its own, and the variants take turns. The figures are medians over the rounds; MB are millions of bytes of
-text in UTF-8. Prints one JSON line.
+process of its own, and the variants take turns. With the path of google-research/bert's create_pretraining_data.py
+(which needs the package six) that script runs, too, on the same documents with our sentences a line, each once. The
+figures are medians over the rounds; MB are millions of bytes of text in UTF-8. Prints one JSON line.
 """
 
 from __future__ import annotations
@@ -22,12 +23,13 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import tyro
 
 from benchmarks.result import print_result
 from bertjax.data.documents import read_documents
+from bertjax.data.sentences import split_sentences
 from bertjax.errors import reported
 
 PARAGRAPHS_AT_A_TIME = 1000  # to the bare tokenizer
@@ -39,16 +41,20 @@ class Arguments:
     """Compares the speed of preparing a corpus with that of the bare tokenizer."""
 
     data: str
-    """A text file that `bertjax prepare` reads."""
+    """What `bertjax prepare` reads: a file, a folder, a pattern."""
     vocab: str
     """A BERT vocabulary, lower-cased."""
     rounds: int = 3
     """Times that each variant runs."""
+    variants: tuple[Literal["bare_1", "bare_2", "ours_1", "ours_2"], ...] = ("bare_1", "bare_2", "ours_1", "ours_2")
+    """What runs; the bare ones hold the whole text in memory."""
+    google: str | None = None
+    """Path of google-research/bert's create_pretraining_data.py, to run that, too."""
 
 
 def main() -> None:
-    """The command. As `VARIANT DATA VOCAB` it is one of its own processes."""
-    if len(sys.argv) == 4 and sys.argv[1] in VARIANTS:
+    """The command. As `VARIANT DATA VOCAB [SCRIPT]` it is one of its own processes."""
+    if len(sys.argv) > 3 and sys.argv[1] in VARIANTS:
         print(json.dumps(VARIANTS[sys.argv[1]](*sys.argv[2:])))
         return
     arguments = tyro.cli(Arguments, config=(tyro.conf.FlagConversionOff,))
@@ -59,23 +65,31 @@ def main() -> None:
 
 def compare(a: Arguments) -> dict[str, Any]:
     """Returns the medians of each variant's figures, and the ratios that matter."""
-    runs = [{variant: _run(variant, a) for variant in VARIANTS} for _ in range(a.rounds)]
+    variants = [*a.variants, *(["google"] if a.google else [])]
+    runs = [{variant: _run(variant, a) for variant in variants} for _ in range(a.rounds)]
     size = sum(len(p.encode()) for document in read_documents([a.data]) for p in document.paragraphs) / 1e6
     result: dict[str, Any] = {"data": Path(a.data).name, "megabytes": size, "rounds": a.rounds}
-    for variant in VARIANTS:
+    for variant in variants:
         medians = {name: statistics.median(run[variant][name] for run in runs) for name in runs[0][variant]}
         result[variant] = {"megabytes_per_second": size / medians["seconds"], **medians}
-    bare, bare_2, ours, ours_2 = (result[variant]["seconds"] for variant in VARIANTS)
+
+    def ratio(slower: str, faster: str, figure: str = "seconds") -> float | None:
+        there = slower in variants and faster in variants
+        return result[slower][figure] / result[faster][figure] if there else None
+
     return result | {
-        "ours_over_bare": bare / ours,
-        "ours_over_bare_cpu": result["bare_1"]["cpu_seconds"] / result["ours_1"]["cpu_seconds"],
-        "gain_of_second_core": {"bare": bare / bare_2, "ours": ours / ours_2},
+        "ours_over_bare": ratio("bare_1", "ours_1"),
+        "ours_over_bare_cpu": ratio("bare_1", "ours_1", "cpu_seconds"),
+        "ours_over_google": ratio("google", "ours_1"),
+        "gain_of_second_core": {"bare": ratio("bare_1", "bare_2"), "ours": ratio("ours_1", "ours_2")},
     }
 
 
 def _run(variant: str, a: Arguments) -> Figures:
     threads = {"TOKENIZERS_PARALLELISM": str(variant == "bare_2").lower(), "RAYON_NUM_THREADS": variant[-1]}
+    threads = {} if variant == "google" else threads
     command = [sys.executable, "-m", "benchmarks.prepare", variant, a.data, a.vocab]
+    command += [a.google] if variant == "google" and a.google else []
     done = subprocess.run(command, env=os.environ | threads, stdout=subprocess.PIPE, text=True, check=True)
     figures: Figures = json.loads(done.stdout.splitlines()[-1])
     return figures
@@ -105,6 +119,18 @@ def _ours(workers: int) -> Callable[[str, str], Figures]:
     return prepare_data
 
 
+def _google(data: str, vocab: str, script: str) -> Figures:
+    with _scratch() as text:
+        with open(text, "w", encoding="utf-8") as file:
+            for document in read_documents([data]):
+                sentences = (s for p in document.paragraphs for s in split_sentences(p.encode()))
+                file.writelines(" ".join(sentence.split()) + "\n" for sentence in sentences)
+                file.write("\n")
+        command = [sys.executable, "-m", "benchmarks.google_script", script, "--dupe_factor=1"]
+        files = [f"--input_file={text}", f"--output_file={text}.records", f"--vocab_file={vocab}"]
+        return _measured(lambda: subprocess.run([*command, *files], check=True))
+
+
 @contextlib.contextmanager
 def _scratch() -> Iterator[str]:
     with tempfile.TemporaryDirectory() as directory:
@@ -125,11 +151,12 @@ def _cpu_seconds() -> float:
     return sum(usage.ru_utime + usage.ru_stime for usage in used)
 
 
-VARIANTS: dict[str, Callable[[str, str], Figures]] = {
+VARIANTS: dict[str, Callable[..., Figures]] = {
     "bare_1": _bare,
     "bare_2": _bare,
     "ours_1": _ours(1),
     "ours_2": _ours(2),
+    "google": _google,
 }
 
 if __name__ == "__main__":

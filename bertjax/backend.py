@@ -2,17 +2,48 @@
 
 from __future__ import annotations
 
+import ctypes
+import importlib.metadata
+import importlib.util
 import logging
+import sys
 
 import jax
 
 from bertjax import cache
 
+# Parameters of glibc's mallopt(3), as malloc.h numbers them.
+_M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
+
 
 def start() -> None:
-    """Turns the persistent compilation cache on, so that the second start of a run does not compile."""
+    """Turns the persistent compilation cache on, so that the second start of a run does not compile.
+
+    Where there is no accelerator it also lets the process keep the memory that it frees.
+    """
     if jax.config.values["jax_compilation_cache_dir"] is None:
         jax.config.update("jax_compilation_cache_dir", str(cache.directory() / "compiled"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     # Orbax logs what it also raises, with tracebacks; what a user must know of it, bertjax says in a line.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
+    if _only_cpus():
+        _keep_freed_memory()
+
+
+def _only_cpus() -> bool:
+    """Tells it without starting jax's backend, whose threads would bring their own heaps before they are forbidden."""
+    if platforms := jax.config.values["jax_platforms"]:
+        return bool(platforms == "cpu")
+    return not importlib.metadata.entry_points(group="jax_plugins") and importlib.util.find_spec("libtpu") is None
+
+
+def _keep_freed_memory() -> None:
+    """Makes glibc serve large blocks from its heap, and not give the heap back.
+
+    XLA allocates each step's temporaries anew. By default the kernel maps them in, page by page and zeroed, and takes
+    them back at the end of the step: of the quickstart's time that was a third (docs/log.md).
+    """
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        libc.mallopt(_M_MMAP_MAX, 0)
+        libc.mallopt(_M_TRIM_THRESHOLD, -1)
+        libc.mallopt(_M_ARENA_MAX, 1)  # the heaps of other threads are too small for such blocks

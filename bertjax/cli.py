@@ -12,6 +12,7 @@ from typing import Annotated, Any, BinaryIO, Literal
 import tyro
 
 from bertjax.data import documents
+from bertjax.data.inspection import inspection
 from bertjax.data.prepare import PrepareConfig
 from bertjax.errors import UserError, reported
 from bertjax.streaming import stream
@@ -22,22 +23,39 @@ class Prepare:
     """Prepares text for pretraining: documents, sentences, word pieces, pairs, shards.
 
     Reads .txt (a blank line between documents) and .jsonl (an object a line with "text" or "paragraphs"), also
-    compressed (.gz .bz2 .xz .zst), standard input (-), and TFDS data sets in ArrayRecord form (tfds:NAME).
+    compressed (.gz .bz2 .xz .zst), standard input (-), TFDS data sets in ArrayRecord form (tfds:NAME), and
+    the pairs in TFRecord files of google-research/bert's create_pretraining_data.py (.tfrecord, with --vocab).
+    With --inspect DIR alone it shows what a prepared folder holds.
     """
 
-    inputs: Annotated[tuple[str, ...], tyro.conf.Positional]
+    inputs: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
     """Files, folders, patterns, - or tfds:NAME[/config]."""
-    settings: Annotated[PrepareConfig, tyro.conf.arg(name="")]
+    inspect: str | None = None
+    """A prepared folder: verify its checksums, show its counts, lengths and samples, warn of what will hurt."""
+    settings: Annotated[PrepareConfig, tyro.conf.arg(name="")] = dataclasses.field(
+        default_factory=lambda: PrepareConfig(output="")
+    )
+
+    def __post_init__(self) -> None:
+        if self.inspect is None and not self.settings.output:
+            raise ValueError("give the folder to write with --output, or with --inspect one to look at")
+        if self.inspect is not None and (self.inputs or self.settings != PrepareConfig(output="")):
+            raise ValueError("--inspect DIR only looks at what is there, and takes no inputs and no other settings")
 
     def run(self) -> None:
-        """Prepares, and says what was made."""
+        """Prepares, and says what was made; or prints what is there."""
+        if self.inspect is not None:
+            for line in inspection(self.inspect):
+                print(line)
+            return
         from bertjax.data.prepare import prepare
 
-        manifest = prepare(self.settings, self.inputs)
-        rows = {split: described["rows"] for split, described in manifest["splits"].items()}
-        print(
-            json.dumps({"output": self.settings.output, "rows": rows, "vocabulary": manifest["vocabulary"]["entries"]})
-        )
+        manifests = prepare(self.settings, self.inputs)
+        directories = self.settings.directories(Path(self.settings.output)).values()
+        for directory, manifest in zip(directories, manifests, strict=True):
+            rows = {split: described["rows"] for split, described in manifest["splits"].items()}
+            entries = manifest["vocabulary"]["entries"]
+            print(json.dumps({"output": str(directory), "rows": rows, "vocabulary": entries}))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,15 +63,16 @@ class Predict:
     """Asks a trained model; one JSON object a line for each text.
 
     fill-mask: the likeliest word pieces for each [MASK]. classify: the label of each text (a tab parts the texts of a
-    pair). embed: a vector for each text.
+    pair). answer: the words of a text that answer a question (question, tab, text). tag: the named parts of each text.
+    embed: a vector for each text.
     """
 
-    what: Annotated[Literal["fill-mask", "classify", "embed"], tyro.conf.Positional]
+    what: Annotated[Literal["fill-mask", "classify", "answer", "tag", "embed"], tyro.conf.Positional]
     """What to ask."""
     texts: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
     """The texts; without any they are the lines of --file or of standard input."""
     model: str = tyro.MISSING
-    """Workdir of a pretraining run, of a fine-tuning run for classify."""
+    """Workdir of a pretraining run, of a fine-tuning run for classify, answer and tag."""
     file: str | None = None
     """A text file, a text a line."""
     top_k: int = 5
@@ -82,6 +101,11 @@ class Predict:
         elif self.what == "classify":
             pairs = [tuple(text.split("\t")) if "\t" in text else text for text in texts]
             yield from model.classify(pairs, truncate=self.truncate)
+        elif self.what == "answer":
+            yield from model.answer_all([_question(text) for text in texts])
+        elif self.what == "tag":
+            for found in model.tag(texts):
+                yield {"parts": found}
         else:
             vectors = model.embed(texts, self.pooling, normalize=self.normalize, truncate=self.truncate)
             for vector in vectors:
@@ -172,5 +196,12 @@ def main() -> None:
         command.run()
 
 
+def _question(text: str) -> tuple[str, str]:
+    question, tab, context = text.partition("\t")
+    if not tab:
+        raise UserError(f"{text[:60]!r} has no tab; write a question, a tab, and the text with the answer")
+    return question, context
+
+
 def _texts(path: Path, source: BinaryIO) -> Iterator[str]:
-    return (line.text.rstrip("\r\n") for line in documents.lines(path, source, "strict"))
+    return (line.text for line in documents.lines(path, source, "strict"))

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar
 
 T = TypeVar("T")
 
-Pooling = Literal["cls", "mean", "weighted"]
+Pooling = Literal["cls", "mean", "weighted", "layers"]
 """A text's vector: the pooler's over [CLS], the mean of the last hidden states, their mean by learned weights."""
 
 
@@ -129,14 +129,20 @@ class ModelConfig:
 class DataConfig:
     """What is read and how it is masked."""
 
-    path: str = free("")
-    """A directory that `bertjax prepare` wrote, or `installed-docs`: the documentation of the installed libraries."""
+    path: str | tuple[str, ...] = free("")
+    """A directory that `bertjax prepare` wrote, or `installed-docs`: the documentation of the installed libraries.
+    Several are mixed."""
+    weights: tuple[float, ...] = ()
+    """Of several paths, how many of the rows that are read come from each, relative to the others; without, all of an
+    epoch."""
     seq_len: int = 128
     """Positions of a row (S). Prepared rows may be shorter, not longer."""
     max_predictions: int = 20
     """Most masked positions of a pair, Google's max_predictions_per_seq; a row has room for all of its pairs."""
     mask_rate: float = 0.15
     """Share of a pair's tokens, the special ones counted, that is predicted."""
+    eval_mask_rate: float = 0.15
+    """The same of held-out text: one rate, so that the figures of runs with different `mask_rate` compare."""
     masking: Literal["token", "whole_word", "ngram"] = "token"
     """What is predicted together: nothing; all pieces of a word; runs of whole words, n of them with p(n) like 1/n."""
     ngram_max: int = 3
@@ -152,6 +158,12 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         _check(self.seq_len >= 8, f"seq_len={self.seq_len} is too short; use at least 8")
+        _check(bool(self.paths), "path=() names no corpus")
+        _check(
+            len(self.weights) in (0, len(self.paths)),
+            f"weights={self.weights} are {len(self.weights)}, but path names {len(self.paths)}; give one for each",
+        )
+        _check_positive(**{f"weights[{i}]": weight for i, weight in enumerate(self.weights)})
         _check_positive(
             max_predictions=self.max_predictions,
             ngram_max=self.ngram_max,
@@ -160,11 +172,17 @@ class DataConfig:
         )
         _check_share(
             mask_rate=self.mask_rate,
+            eval_mask_rate=self.eval_mask_rate,
             mask_token_share=self.mask_token_share,
             random_token_share=self.random_token_share,
         )
         shares = self.mask_token_share + self.random_token_share
         _check(shares <= 1 + 1e-9, f"mask_token_share + random_token_share = {shares} is more than 1")
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The corpora."""
+        return (self.path,) if isinstance(self.path, str) else self.path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -289,10 +307,13 @@ class Config:
 
 @dataclasses.dataclass(frozen=True)
 class TaskDataConfig:
-    """The files of a task: .tsv, .csv or .jsonl, plain or compressed, with these columns."""
+    """The files of a task, plain or compressed.
+
+    They are .tsv, .csv or .jsonl with these columns, for answers SQuAD's .json, for tagging CoNLL's columns.
+    """
 
     train: str = free("")
-    """Labelled examples to learn from, or `installed-docs`: from which library does a docstring come?"""
+    """Labelled examples to learn from, or `installed-docs`: from which library is a sentence?"""
     validation: str = free("")
     """Labelled examples to evaluate on; the best checkpoint is the one that does best here."""
     test: str | None = free(None)
@@ -302,20 +323,38 @@ class TaskDataConfig:
     submission: str | None = free(None)
     """Also write the test file's predictions as glue/NAME.tsv, as GLUE's server takes them: `CoLA`, `MNLI-m`, ..."""
     text: str = "text"
-    """Column of the text: its name in the header, or its number from 0 in a table without header."""
+    """Column of the text, or of the token: its name in the header, or its number from 0 where there is no header."""
     test_text: str | None = free(None)
     """Column of the text in the test file, where it is another one."""
     second: str | None = None
     """Column of the second text, for pairs."""
     label: str = "label"
-    """Column of the label."""
+    """Column of the label; of several, with a | between them."""
     seq_len: int = 128
     """Most tokens of an example (S), special ones included; longer ones are cut."""
     examples_per_class: int | None = None
     """Learn from this many examples of each class, drawn by the seed; None takes all."""
+    examples: int | None = None
+    """Learn from at most so many examples, drawn by the seed; None takes all."""
+    stride: int = 128
+    """Tokens from the beginning of a window over a text that is too long for one to that of the next."""
+    question_len: int = 64
+    """Answers: most tokens of a question; longer ones are cut."""
+    context: int = 0
+    """Tagging: most tokens on either side of a sentence, from its document, that are read with it."""
+    token_prefix: str = ""
+    """Tagging: what is taken off the beginning of every token, such as WikiANN's `en:`."""
+    max_answer: int = 30
+    """Answers: most tokens of an answer that is given."""
+    unanswerable: bool = False
+    """Answers: whether some questions have none, as in SQuAD 2.0; the threshold is then chosen by the validation."""
 
     def __post_init__(self) -> None:
         _check(self.seq_len >= 8, f"seq_len={self.seq_len} is too short; use at least 8")
+        _check_positive(stride=self.stride, question_len=self.question_len, max_answer=self.max_answer)
+        _check_not_negative(context=self.context)
+        if self.examples is not None:
+            _check_positive(examples=self.examples)
         if self.examples_per_class is not None:
             _check_positive(examples_per_class=self.examples_per_class)
 
@@ -333,7 +372,8 @@ class TaskTrainConfig:
     from_scratch: bool = False
     """Start from random weights of the same model instead: shows what the pretraining is worth."""
     pooling: Pooling = "cls"
-    """What a text's label is told from: [CLS] through the pretrained pooler, or the mean of the last hidden states."""
+    """What a text's label is told from: [CLS] through the pretrained pooler; the mean of the last hidden states, by
+    equal or by learned weights; or the means of the embeddings and of every layer's hidden states side by side."""
     dropout: float | None = None
     """On the embeddings, the sublayers and the head; None keeps the pretrained model's."""
     mask_rate: float = 0.0
@@ -368,8 +408,8 @@ class TaskTrainConfig:
 class FinetuneConfig:
     """A fine-tuning run."""
 
-    task: Literal["classification", "regression"] = "classification"
-    """What a text, or a pair of texts, is given: one of several labels, or a number."""
+    task: Literal["classification", "multilabel", "regression", "tagging", "answers"] = "classification"
+    """What a text or a pair of texts is given: one of several labels, any, a number, names of its parts, an answer."""
     init_from: str = free("")
     """What to start from: a pretraining run's folder (its newest checkpoint), or one of Hugging Face's."""
     data: TaskDataConfig = dataclasses.field(default_factory=TaskDataConfig)

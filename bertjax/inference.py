@@ -1,6 +1,7 @@
-"""A trained model for use: words for [MASK], vectors of texts and of their tokens, classes of texts.
+"""A trained model for use: words for [MASK], vectors of texts and tokens, classes, answers to questions, named parts.
 
-Shape letters: B batch (rows), S position, D width, M masked positions, V vocabulary, N texts, K candidates.
+Shape letters: B batch (rows), S position, D width, M masked positions, V vocabulary, N texts, K candidates, C classes,
+W words.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import functools
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypedDict, get_args
+from typing import Any, Literal, NamedTuple, NotRequired, TypedDict, get_args
 
 import jax
 import jax.numpy as jnp
@@ -18,16 +19,17 @@ import numpy as np
 from flax import nnx
 
 from bertjax import pretrained
-from bertjax.config import MeshConfig, ModelConfig
+from bertjax.config import MeshConfig, ModelConfig, TaskDataConfig
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import UserError
-from bertjax.model.assembly import Assembly, Blueprint
+from bertjax.model.assembly import OF_TEXTS, Assembly, Blueprint, Task
 from bertjax.model.encoder import Encoder
 from bertjax.model.heads import mean_over_span
 from bertjax.model.pretraining import gather
 from bertjax.sharding import ACT_B, make_mesh
-from bertjax.tasks import classification
+from bertjax.tasks import answers, classification, conll, tagging
 from bertjax.tasks.batches import Features, evaluation_batches, make_batch
+from bertjax.tasks.squad import Question
 from bertjax.training.step import Batch, to_mesh
 
 Pooling = Literal["mean", "cls"]
@@ -47,11 +49,37 @@ class Candidate(TypedDict):
 
 
 class Classification(TypedDict):
-    """The likeliest label of a text, and the probability of every label."""
+    """The likeliest label of a text, and the probability of every label.
+
+    Of several labels a text may have any number: then `labels` are those with a probability above one half.
+    """
 
     label: str
+    labels: NotRequired[list[str]]
     probability: float
     probabilities: dict[str, float]
+
+
+class Answer(TypedDict):
+    """The words of a text that answer a question, where they stand in it (characters), and their probability.
+
+    "" is that there is no answer; only models that were trained on such questions give it.
+    """
+
+    answer: str
+    start: int
+    end: int
+    probability: float
+
+
+class NamedPart(TypedDict):
+    """A part of a text, its name, where it stands (characters), and the probability of its least likely word's tag."""
+
+    name: str
+    text: str
+    start: int
+    end: int
+    probability: float
 
 
 class Tokens(NamedTuple):
@@ -86,6 +114,12 @@ class Model:
     mesh: jax.sharding.Mesh
     labels: tuple[str, ...] = ()
     """Of a classifier, in the order of its logits."""
+    task: Task = "pretraining"
+    """What the model was trained for."""
+    reading: TaskDataConfig = TaskDataConfig()  # noqa: RUF009 - frozen
+    """How texts longer than a row are read."""
+    threshold: float | None = None
+    """Doubt above which a question has no answer; None where each has one."""
 
     @property
     def encoder(self) -> Encoder:
@@ -160,18 +194,73 @@ class Model:
 
     def classify(self, texts: Text | Sequence[Text], *, truncate: bool = False) -> list[Classification]:
         """Returns the label of each text; of a pair of texts, where the model was trained on pairs."""
-        if not self.labels:
+        if self.task not in OF_TEXTS:
             raise UserError("this model has no classes: fine-tune it, and load the folder of the fine-tuning")
-        if len(self.labels) == 1:
+        if self.task == "regression" or (self.task == "classification" and len(self.labels) == 1):
             raise UserError("this model gives scores, no classes; finetune.py writes those of --data.test")
         features = self._features(_checked(texts, pairs=True), truncate=truncate)
-        found = self._map(lambda batch, _: _probabilities(self.graphdef, self.params, batch), features)
+        normalize = jax.nn.sigmoid if self.task == "multilabel" else jax.nn.softmax
+        found = self._map(lambda batch, _: _probabilities(self.graphdef, self.params, batch, normalize), features)
         return [self._classification(row_C) for row_C in found]
+
+    def answer(self, question: str, context: str) -> Answer:
+        """Returns the words of the context that answer the question, however long the context is."""
+        return self.answer_all([(question, context)])[0]
+
+    def answer_all(self, pairs: Sequence[tuple[str, str]]) -> list[Answer]:
+        """Returns the answer to each question, of pairs of a question and its context."""
+        if self.task != "answers":
+            raise UserError("this model answers no questions: fine-tune it for answers, and load that run's folder")
+        if self.config.segments < 2:
+            raise UserError("this model has one segment, as RoBERTa, and reads no pairs of texts")
+        for pair in pairs:
+            _checked([pair], pairs=True)
+        questions = [Question(str(i), *pair) for i, pair in enumerate(pairs)]
+        readings, features = answers.read(questions, self.tokenizer, self.reading)
+        outputs = self._map(lambda batch, _: _of_tokens(self.graphdef, self.params, batch, answers.logits), features)
+        return [self._answer(reading, outputs) for reading in readings]
+
+    def _answer(self, reading: answers.Reading, outputs: list[np.ndarray]) -> Answer:
+        found = answers.best_spans(reading, outputs, longest=self.reading.max_answer, most=answers.BEST)
+        none = self.threshold is not None and found.doubt > self.threshold
+        listed = answers.n_best(found, with_none=self.threshold is not None)
+        best = next(one for one in listed if (one["text"] == "") == (none or not found.spans))
+        return Answer(answer=best["text"], start=best["start"], end=best["end"], probability=best["probability"])
+
+    def tag(self, texts: str | Sequence[str]) -> list[Any]:
+        """Returns the NamedParts of a text, in order, however long it is; of several texts, a list of that each."""
+        if self.task != "tagging":
+            raise UserError("this model tags no words: fine-tune it for tagging, and load that run's folder")
+        checked = _checked(texts)
+        words = [tagging.words_of(text) for text in checked]
+        sentences = [
+            conll.Sentence(tuple(text[start:end] for start, end in found), None, 0)
+            for text, found in zip(checked, words, strict=True)
+        ]
+        alone = dataclasses.replace(self.reading, context=0)
+        readings, features = tagging.read(sentences, self.tokenizer, alone, self.labels)
+        outputs = self._map(lambda batch, _: _of_tokens(self.graphdef, self.params, batch, tagging.logits), features)
+        named = [
+            self._named_parts(text, found, tagging.told(reading, outputs))
+            for text, found, reading in zip(checked, words, readings, strict=True)
+        ]
+        return named[0] if isinstance(texts, str) else named
+
+    def _named_parts(self, text: str, words: list[tuple[int, int]], logits_WC: np.ndarray) -> list[NamedPart]:
+        sure_W = np.exp(logits_WC - np.logaddexp.reduce(logits_WC, axis=1, keepdims=True)).max(axis=1)
+        parts = []
+        for name, first, last in conll.entities(tagging.tags_of(logits_WC, self.labels)):
+            start, end, sure = words[first][0], words[last - 1][1], float(sure_W[first:last].min())
+            parts.append(NamedPart(name=name, text=text[start:end], start=start, end=end, probability=sure))
+        return parts
 
     def _classification(self, probabilities_C: np.ndarray) -> Classification:
         best = int(probabilities_C.argmax())
         named = dict(zip(self.labels, map(float, probabilities_C), strict=True))
-        return Classification(label=self.labels[best], probability=float(probabilities_C[best]), probabilities=named)
+        found = Classification(label=self.labels[best], probability=float(probabilities_C[best]), probabilities=named)
+        if self.task == "multilabel":
+            found["labels"] = [label for label, probability in named.items() if probability > 0.5]
+        return found
 
     def _features(self, texts: Sequence[Text], *, truncate: bool) -> Features:
         pairs = [(text, None) if isinstance(text, str) else text for text in texts]
@@ -243,13 +332,13 @@ def load(path: str | Path, *, step: int | None = None) -> Model:
     with jax.set_mesh(mesh):
         params = pretrained.read_params(path, b, step=step)
         graphdef = nnx.graphdef(nnx.eval_shape(lambda: make_model(b)))
-    labels = b.labels if b.task in ("classification", "regression") else ()
-    return Model(b.config, tokenizer, graphdef, params, mesh, labels)
+    reading, threshold = pretrained.read_task_data(path, b), pretrained.read_threshold(path, b, step=step)
+    return Model(b.config, tokenizer, graphdef, params, mesh, b.labels, b.task, reading, threshold)
 
 
 def make_model(b: Blueprint) -> nnx.Module:
     """Returns the model that the blueprint's weights go into."""
-    if b.task in ("classification", "regression"):
+    if b.task in OF_TEXTS:
         return classification.SequenceClassifier(b.config, len(b.labels), pooling=b.pooling, rngs=nnx.Rngs(0))
     return Assembly(b, rngs=nnx.Rngs(0))
 
@@ -325,6 +414,16 @@ def _likeliest(
     return probabilities_BMK, ids_BMK
 
 
-@functools.partial(jax.jit, static_argnames="graphdef")
-def _probabilities(graphdef: nnx.GraphDef[Any], params: nnx.State, batch: Batch) -> jax.Array:
-    return jax.nn.softmax(classification.logits(nnx.merge(graphdef, params), batch).astype(jnp.float32))
+@functools.partial(jax.jit, static_argnames=("graphdef", "function"))
+def _of_tokens(
+    graphdef: nnx.GraphDef[Any], params: nnx.State, batch: Batch, function: Callable[[Any, Batch], jax.Array]
+) -> jax.Array:
+    """Returns logits_BSC by a task's function."""
+    return function(nnx.merge(graphdef, params), batch)
+
+
+@functools.partial(jax.jit, static_argnames=("graphdef", "normalize"))
+def _probabilities(
+    graphdef: nnx.GraphDef[Any], params: nnx.State, batch: Batch, normalize: Callable[[jax.Array], jax.Array]
+) -> jax.Array:
+    return normalize(classification.logits(nnx.merge(graphdef, params), batch).astype(jnp.float32))

@@ -13,14 +13,14 @@ import jax.numpy as jnp
 from flax import nnx
 
 from bertjax import runs
-from bertjax.config import CheckpointConfig, Config, MeshConfig, ModelConfig
+from bertjax.config import CheckpointConfig, Config, FinetuneConfig, MeshConfig, ModelConfig, TaskDataConfig
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import UserError
 from bertjax.interop import google, huggingface
 from bertjax.interop.model_card import model_card
 from bertjax.model.assembly import Blueprint, abstract_params
 from bertjax.sharding import make_mesh
-from bertjax.training.checkpoints import Checkpoints, best_step, load_params, newest_step
+from bertjax.training.checkpoints import Checkpoints, best_step, load_params, newest_step, saved_figures
 from bertjax.training.step import TrainState
 
 
@@ -69,6 +69,26 @@ def _best(path: str | Path, b: Blueprint) -> int | None:
     facts = runs.read_facts(path)
     tuned = b.task != "pretraining" and "imported" not in facts
     return best_step(path, facts["metric"]) if tuned else None
+
+
+def read_task_data(path: str | Path, b: Blueprint) -> TaskDataConfig:
+    """Returns how a fine-tuned model reads its texts: as in its run, or else at most 384 tokens, as for SQuAD."""
+    if not _is_tuned(path):
+        return TaskDataConfig(seq_len=min(384, b.config.max_positions))
+    return runs.read_config(path, FinetuneConfig).data
+
+
+def read_threshold(path: str | Path, b: Blueprint, *, step: int | None = None) -> float | None:
+    """Returns the doubt above which a question has no answer; None where the model knows no such questions."""
+    if b.task != "answers" or not _is_tuned(path):
+        return None
+    chosen = best_step(path, runs.read_facts(path)["metric"]) if step is None else step
+    return saved_figures(path, chosen).get("threshold")
+
+
+def _is_tuned(path: str | Path) -> bool:
+    """Returns whether it is the folder of a fine-tuning of ours."""
+    return (Path(path) / "checkpoints").is_dir() and "metric" in runs.read_facts(path)
 
 
 def export_folder(source: str | Path, directory: str | Path, architecture: str | None = None) -> dict[str, Any]:

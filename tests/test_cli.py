@@ -36,6 +36,14 @@ def test_prepare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert said["rows"] == {"train": len(corpus.train), "validation": len(corpus.validation)}
     assert not corpus.next_sentence
 
+    assert call(monkeypatch, "prepare", "--inspect", str(tmp_path / "out")) == 0
+    shown = capsys.readouterr().out
+    assert "WARNING: only 40 documents" in shown
+    shard = tmp_path / "out" / corpus.manifest["splits"]["train"]["shards"][0]["name"]
+    shard.write_bytes(shard.read_bytes()[:-1] + b"?")
+    assert call(monkeypatch, "prepare", "--inspect", str(tmp_path / "out")) == 1
+    assert capsys.readouterr() == ("", f"error: {shard} is not what was written; prepare the corpus again\n")
+
 
 def test_predict_fill_mask_and_embed(
     finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -97,6 +105,9 @@ def test_report(finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
         (["report", "nowhere"], 1, "error: "),
         (["prepare", "nowhere.txt", "--output", "out"], 1, "error: "),
         (["prepare", "--output"], 2, ""),
+        (["prepare", "a.txt"], 2, "--output"),
+        (["prepare", "--inspect", "nowhere"], 1, "error: nowhere holds no prepared corpus"),
+        (["prepare", "a.txt", "--inspect", "nowhere"], 2, "only looks"),
         (["predict", "fill-msk", "x", "--model", "m"], 2, "fill-mask"),
         (["prepaer"], 2, "prepare"),
     ],

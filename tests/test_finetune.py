@@ -129,7 +129,7 @@ def test_a_run_cut_short_goes_on_to_the_same_end(
     assert untimed(tmp_path / "run") == untimed(tuned[0])
 
 
-@pytest.mark.parametrize("pooling", ["mean", "weighted"])
+@pytest.mark.parametrize("pooling", ["mean", "weighted", "layers"])
 def test_a_mean_of_hidden_states_learns_and_is_loaded_as_such(
     task_config: FinetuneConfig, files: Path, tmp_path: Path, pooling: Pooling
 ) -> None:
@@ -170,6 +170,7 @@ def test_few_examples_of_each_class_are_drawn_by_the_seed(task_config: FinetuneC
             "metric='acuracy' is no figure of classification; use one of accuracy",
         ),
         ({"train": {"batch_size": 20}}, "does not divide over 8 data shards"),
+        ({"task": "tagging", "train": {"pooling": "mean"}}, "pooling='mean', but tagging reads tokens"),
     ],
 )
 def test_mistakes_are_said(

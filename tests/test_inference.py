@@ -249,3 +249,10 @@ def test_mistakes_in_options_are_explained(model: Model, classifier: Model) -> N
 def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="the workdir of a run"):
         load(tmp_path)
+
+
+def test_a_model_for_something_else_says_so(finished: Path) -> None:
+    model = load(finished)
+    for ask, message in ((model.tag, "tags no words"), (lambda text: model.answer(text, text), "answers no questions")):
+        with pytest.raises(UserError, match=message):
+            ask("the old river")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import random
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from flax import nnx
 
 from bertjax.config import DataConfig, ModelConfig
 from bertjax.data import batches
-from bertjax.data.corpus import open_corpus
+from bertjax.data.mixture import open_mixture
 from bertjax.data.prepare import PrepareConfig, prepare
 from bertjax.model.pretraining import BertForPretraining
 from bertjax.training.losses import pretraining_loss
@@ -44,8 +45,8 @@ def whole_epoch(directory: Path, pairs_per_row: int) -> batches.Batch:
         str(output), vocab_size=100, seq_len=64, pairs_per_row=pairs_per_row, validation_share=0.1, short_share=0.5
     )
     prepare(settings, [directory / "stories.txt"])
-    corpus = open_corpus(output)
-    size = len(corpus.train)
+    corpus = open_mixture(dataclasses.replace(C, path=str(output)))
+    size = corpus.rows("train")
     return batches.training_batches(corpus, C, rows=slice(0, size), batch_size=size, seed=0)(0)
 
 

@@ -6,6 +6,7 @@ Shape letters: B batch (rows), S position, M predicted positions, P pairs in a r
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -14,51 +15,39 @@ import numpy as np
 
 from bertjax.config import DataConfig
 from bertjax.data import masking
-from bertjax.data.corpus import Corpus
-from bertjax.errors import UserError
+from bertjax.data.mixture import Mixture
 
 Batch = dict[str, np.ndarray]
 Row = Mapping[str, np.ndarray]
 
 
-def check_corpus(corpus: Corpus, c: DataConfig) -> None:
-    """Raises UserError if the corpus cannot be read with this config."""
-    prepared = corpus.manifest["settings"]["seq_len"]
-    if prepared > c.seq_len:
-        raise UserError(
-            f"{corpus.directory} was prepared with seq_len={prepared}, more than data.seq_len={c.seq_len};"
-            f" use --data.seq_len={prepared} or prepare it again with --seq-len {c.seq_len}"
-        )
-
-
 def training_batches(
-    corpus: Corpus, c: DataConfig, *, rows: slice, batch_size: int, seed: int
+    corpus: Mixture, c: DataConfig, *, rows: slice, batch_size: int, seed: int
 ) -> Callable[[int], Batch]:
     """Returns batch(step), steps counted from 0: rows `rows` of the global batch of that step.
 
     The rows of an epoch are a permutation of the training split; each epoch has another, and other masks.
     """
-    order = grain.MapDataset.range(len(corpus.train)).seed(seed).shuffle().repeat()
-    size = len(corpus.train)
+    place = corpus.training_order(seed)
 
     def batch(step: int) -> Batch:
-        places = range(step * batch_size, (step + 1) * batch_size)[rows]
-        chosen = [corpus.train[int(order[i])] for i in places]
-        return _assemble(chosen, [i // size for i in places], corpus, c, seed=seed, stream=masking.TRAINING)
+        places = [place(n) for n in range(step * batch_size, (step + 1) * batch_size)[rows]]
+        chosen = [corpus.read("train", p) for p in places]
+        return _assemble(chosen, [p.epoch for p in places], corpus, c, seed=seed, stream=masking.TRAINING)
 
     return batch
 
 
-def evaluation_batches(corpus: Corpus, c: DataConfig, *, rows: slice, batch_size: int, limit: int) -> list[Batch]:
+def evaluation_batches(corpus: Mixture, c: DataConfig, *, rows: slice, batch_size: int, limit: int) -> list[Batch]:
     """Returns batches over at most `limit` held-out rows, the same ones with the same masks in every run.
 
-    Rows that fill up the last batch have no weight.
+    They are masked at `eval_mask_rate`. Rows that fill up the last batch have no weight.
     """
-    size = len(corpus.validation)
-    order = np.random.default_rng(0).permutation(size)[:limit]
+    c = dataclasses.replace(c, mask_rate=c.eval_mask_rate)
+    places = corpus.held_out(limit)
     batches = []
-    for start in range(0, len(order), batch_size):
-        chosen: list[Row] = [corpus.validation[int(i)] for i in order[start : start + batch_size]]
+    for start in range(0, len(places), batch_size):
+        chosen: list[Row] = [corpus.read("validation", p) for p in places[start : start + batch_size]]
         chosen += [_EMPTY_ROW] * (batch_size - len(chosen))
         chosen = chosen[rows]
         batches.append(_assemble(chosen, [0] * len(chosen), corpus, c, seed=0, stream=masking.EVALUATION))
@@ -100,7 +89,7 @@ _EMPTY_ROW: Row = {
 
 
 def _assemble(
-    rows: Sequence[Row], epochs: Sequence[int], corpus: Corpus, c: DataConfig, *, seed: int, stream: int
+    rows: Sequence[Row], epochs: Sequence[int], corpus: Mixture, c: DataConfig, *, seed: int, stream: int
 ) -> Batch:
     """Returns the batch of these rows, masked.
 

@@ -7,39 +7,53 @@ import hashlib
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import Literal, NamedTuple
+from typing import Generic, Literal, NamedTuple, Protocol, TypeVar
 
-from bertjax.data.documents import Document
 from bertjax.errors import UserError
 
 Split = Literal["train", "validation"]
 SPLITS: tuple[Split, Split] = ("train", "validation")
 
 
-class Block(NamedTuple):
+class Content(Protocol):
+    """What blocks are made of: documents, or records that were made of documents."""
+
+    @property
+    def content(self) -> bytes:
+        """By which it is known."""
+
+    @property
+    def group(self) -> str | None:
+        """Those of one group land in the same split."""
+
+
+D = TypeVar("D", bound=Content)
+
+
+class Block(NamedTuple, Generic[D]):
     """Documents that are prepared together; the second segment of a random pair comes from the same block."""
 
     split: Split
     number: int
     """Among the blocks of its split."""
-    documents: list[Document]
+    documents: list[D]
     size: int
     """Bytes of text."""
 
 
-class _Placed(NamedTuple):
-    document: Document
+class _Placed(NamedTuple, Generic[D]):
+    document: D
     place: float
     """Between 0 and 1, by a hash: the same for the documents of a group, and for equal documents."""
     size: int
 
 
 def blocks_from_documents(
-    documents: Iterable[Document], *, validation_share: float, least: int, block_size: int
-) -> Iterator[Block]:
+    documents: Iterable[D], *, validation_share: float, least: int, block_size: int
+) -> Iterator[Block[D]]:
     """Yields the blocks of both splits, of about `block_size` bytes and at least `least` documents each.
 
-    A document is held out if the hash of its group, or else of its text, lies below `validation_share`. Where that
+    A document is held out if the hash of its group, or else of its content, lies below `validation_share`. Where that
     leaves a split with fewer than `least` of the documents of the first `block_size` bytes, the lowest hashes among
     these are held out, so that a small corpus is split too. The blocks depend on the documents in their order only.
 
@@ -48,7 +62,7 @@ def blocks_from_documents(
     stream = map(_placed, documents)
     head = list(_take_bytes(stream, block_size))
     held_out = _hold_out(head, validation_share, least)
-    cutters = {split: _Cutter(split, least, block_size) for split in SPLITS}
+    cutters: dict[Split, _Cutter[D]] = {split: _Cutter(split, least, block_size) for split in SPLITS}
     for placed in itertools.chain(head, stream):
         validates = held_out.get(placed.place, placed.place < validation_share)
         yield from cutters["validation" if validates else "train"].add(placed)
@@ -63,20 +77,20 @@ def blocks_from_documents(
         yield cutter.rest()
 
 
-def _placed(document: Document) -> _Placed:
-    text = "\n".join(document.paragraphs).encode()
-    key = text if document.group is None else f"group {document.group}".encode()
+def _placed(document: D) -> _Placed[D]:
+    content = document.content
+    key = content if document.group is None else f"group {document.group}".encode()
     place = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest()) / 2**64
-    return _Placed(document, place, len(text))
+    return _Placed(document, place, len(content))
 
 
-def _take_bytes(stream: Iterator[_Placed], size: int) -> Iterator[_Placed]:
+def _take_bytes(stream: Iterator[_Placed[D]], size: int) -> Iterator[_Placed[D]]:
     while size > 0 and (placed := next(stream, None)):
         size -= placed.size
         yield placed
 
 
-def _hold_out(head: list[_Placed], validation_share: float, least: int) -> dict[float, bool]:
+def _hold_out(head: list[_Placed[D]], validation_share: float, least: int) -> dict[float, bool]:
     """Returns for each place in `head` whether it is held out, leaving both splits `least` documents if possible."""
     documents = Counter(placed.place for placed in head)
     held_out, count = dict.fromkeys(documents, False), 0
@@ -89,7 +103,7 @@ def _hold_out(head: list[_Placed], validation_share: float, least: int) -> dict[
 
 
 @dataclasses.dataclass
-class _Cutter:
+class _Cutter(Generic[D]):
     """Cuts the documents of one split into blocks, holding back what a last block would have too few of."""
 
     split: Split
@@ -97,11 +111,11 @@ class _Cutter:
     block_size: int
     count: int = 0
     blocks: int = 0
-    full: Block | None = None
-    documents: list[Document] = dataclasses.field(default_factory=list)
+    full: Block[D] | None = None
+    documents: list[D] = dataclasses.field(default_factory=list)
     size: int = 0
 
-    def add(self, placed: _Placed) -> Iterator[Block]:
+    def add(self, placed: _Placed[D]) -> Iterator[Block[D]]:
         """Takes a document; yields a block when enough documents follow it for another one."""
         self.count += 1
         self.documents.append(placed.document)
@@ -114,14 +128,14 @@ class _Cutter:
         if self.size >= self.block_size:
             self.full = self._block()
 
-    def rest(self) -> Block:
+    def rest(self) -> Block[D]:
         """Returns the last block; there is one if any document came."""
         if self.full is None:
             return self._block()
         documents = [*self.full.documents, *self.documents]
         return self.full._replace(documents=documents, size=self.full.size + self.size)
 
-    def _block(self) -> Block:
+    def _block(self) -> Block[D]:
         block = Block(self.split, self.blocks, self.documents, self.size)
         self.blocks += 1
         self.documents, self.size = [], 0

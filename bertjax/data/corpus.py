@@ -106,6 +106,10 @@ class Corpus:
     token_counts: np.ndarray
     """int64 [V], how often each id occurs in the training rows; 0 for special tokens."""
 
+    def records(self, split: Split) -> Records:
+        """Returns the rows of a split."""
+        return self.train if split == "train" else self.validation
+
     @property
     def next_sentence(self) -> bool:
         """Whether the rows are pairs with a next-sentence label."""

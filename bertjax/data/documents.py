@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, Literal, NamedTuple
 import zstandard
 
 from bertjax.data import tfds_text
+from bertjax.data.tfrecords import is_tfrecords
 from bertjax.errors import UserError
 
 Decompressor = Callable[[BinaryIO], Any]  # Any: each library has a file class of its own
@@ -33,12 +34,30 @@ class Document(NamedTuple):
     paragraphs: tuple[str, ...]
     group: str | None = None
 
+    def encoded(self) -> EncodedDocument:
+        """Returns it as it is kept while others are read."""
+        return EncodedDocument(tuple(paragraph.encode() for paragraph in self.paragraphs), self.group)
+
+
+class EncodedDocument(NamedTuple):
+    """A document in UTF-8: for one emoji in it, text takes four bytes a character."""
+
+    paragraphs: tuple[bytes, ...]
+    group: str | None = None
+
+    @property
+    def content(self) -> bytes:
+        """The text, by which it is known."""
+        return b"\n".join(self.paragraphs)
+
 
 class Line(NamedTuple):
     """A decoded line and where it stands, for messages."""
 
     text: str
     where: str
+    end: str
+    """The line feed, and a carriage return before it; there may be none."""
 
 
 def find_files(paths: Sequence[str | Path]) -> list[Path]:
@@ -52,7 +71,7 @@ def find_files(paths: Sequence[str | Path]) -> list[Path]:
     if not files:
         raise UserError("no input files were given; name files, directories or patterns")
     for file in files:
-        if not tfds_text.is_shard(file):
+        if not tfds_text.is_shard(file) and not is_tfrecords(file):
             _format_of(file)
     return files
 
@@ -120,19 +139,23 @@ def _format_of(path: Path) -> tuple[Callable[[Iterator[Line], Skip], Iterator[Do
 
 def lines(path: Path, stream: BinaryIO, encoding_errors: EncodingErrors) -> Iterator[Line]:
     """Yields the lines of an open file. Raises: UserError, with the place, if it is not UTF-8 or is cut off."""
-    offset = 0
+    offset = number = 0
     try:
-        for number, raw in enumerate(stream, 1):
-            line = raw.removeprefix(BYTE_ORDER_MARK) if number == 1 else raw
+        for line in stream:
+            number += 1
+            start = len(BYTE_ORDER_MARK) if number == 1 and line.startswith(BYTE_ORDER_MARK) else 0
             try:
-                yield Line(line.decode("utf-8", encoding_errors), f"{path}:{number}")
+                end = "\r\n" if line.endswith(b"\r\n") else "\n" if line.endswith(b"\n") else ""
+                text = str(memoryview(line)[start : len(line) - len(end)], "utf-8", encoding_errors)
             except UnicodeDecodeError as error:
-                position = offset + len(raw) - len(line) + error.start
+                place = start + error.start
                 raise UserError(
-                    f"{path}:{number}: byte 0x{line[error.start]:02x} at offset {position} is not UTF-8 text;"
+                    f"{path}:{number}: byte 0x{line[place]:02x} at offset {offset + place} is not UTF-8 text;"
                     " convert the file (`bertjax prepare` can go on with --encoding-errors=replace)"
                 ) from error
-            offset += len(raw)
+            offset += len(line)
+            del line  # a line may have 100 MB, and its text four times as many: nothing is there twice
+            yield Line(text, f"{path}:{number}", end)
     except (EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError, zstandard.ZstdError) as error:
         raise UserError(f"{path} is damaged or cut off ({error}); fetch it again") from error
     except OSError as error:
@@ -143,8 +166,7 @@ def lines(path: Path, stream: BinaryIO, encoding_errors: EncodingErrors) -> Iter
 
 def _documents_from_text(lines: Iterator[Line], skip: Skip) -> Iterator[Document]:  # noqa: ARG001 - every line is text
     paragraphs: list[str] = []
-    for line in lines:
-        paragraph = line.text.strip()
+    for paragraph in (line.text.strip() for line in lines):  # no name keeps what was not stripped
         if paragraph:
             paragraphs.append(paragraph)
         elif paragraphs:

@@ -1,7 +1,7 @@
 """The quickstart's text: the documentation inside the installed libraries, read from their sources, never imported.
 
-`write_corpus` collects it for pretraining; `write_classification` makes a labelled task of it: which library does a
-docstring come from, when no library or module is named?
+`write_corpus` collects it for pretraining; `write_classification` makes a labelled task of it: from which library does
+a sentence come, when it names no library and no module?
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import re
 import sys
 import sysconfig
 import warnings
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,11 +28,12 @@ from bertjax import cache
 from bertjax.data.docstrings import FEWEST_CHARACTERS, is_document, prose
 from bertjax.data.near_duplicates import groups
 from bertjax.data.prepare import PrepareConfig, prepare
+from bertjax.data.sentences import split_sentences
 from bertjax.errors import UserError
 
 NAME = "installed-docs"
 """What a config calls this text where others have a path."""
-VOCAB_SIZE = 4096
+VOCAB_SIZE = 8000
 VALIDATION_SHARE = 0.05
 STANDARD_LIBRARY = "python"
 # Package -> the distribution that carries it. A library that is not installed is left out.
@@ -54,7 +55,8 @@ _WORD = re.compile(r"[A-Za-z_]\w*(?:\.\w+)*")
 _LIBRARY = re.compile("|".join([*DISTRIBUTIONS, *("lax", "nnx", "python", "tensorflow", "tfds")]))  # also as in jaxlib
 _FUNCTION_WORDS = {"at", "none", "other", "this"}  # the standard library has modules of these names
 _MASKED = "X"
-FEWEST_DOCUMENTS = 250  # of a library that becomes a class
+FEWEST_SENTENCES = 1000  # of a library that becomes a class
+SENTENCE_CHARACTERS = range(40, 301)
 SPLITS = {"train": 0.7, "validation": 0.15, "test": 0.15}
 
 
@@ -205,33 +207,47 @@ def write_classification(
     corpus: Path,
     directory: Path,
     roots: dict[str, list[Path]] | None = None,
-    fewest: int = FEWEST_DOCUMENTS,
+    fewest: int = FEWEST_SENTENCES,
 ) -> dict[str, Path]:
     """Writes train, validation and test.jsonl, {"text", "label"}, from what `write_corpus` wrote; returns their paths.
 
-    The label is the library, each equally often in each split. The text names no library and no module. A group of
-    near-duplicates gives one text, and none if it spans libraries, so nothing is in two splits.
+    A text is a sentence, its label the library, each equally often in each split. It names no library and no module.
+    Sentences of a group of near-duplicates are in one split, and in none if the group spans libraries; a sentence that
+    stands in several groups is in none.
 
-    Raises: UserError if fewer than two libraries have the `fewest` groups that a class needs.
+    Raises: UserError if fewer than two libraries have the `fewest` sentences that a class needs.
     """
-    texts_of: defaultdict[str, list[str]] = defaultdict(list)
     names = module_names(installed_roots() if roots is None else roots)
+    groups_of: defaultdict[str, list[list[str]]] = defaultdict(list)
     for label, paragraphs in _one_per_group(corpus):
-        text = mask_names(" ".join(paragraphs), names)
-        if is_document((text,)):
-            texts_of[label].append(text)
-    classes = {label: sorted(set(texts), key=_digest) for label, texts in texts_of.items() if len(texts) >= fewest}
+        sentences = [s for paragraph in paragraphs for s in split_sentences(mask_names(paragraph, names).encode())]
+        groups_of[label].append([s for s in dict.fromkeys(sentences) if len(s) in SENTENCE_CHARACTERS])
+    times = Counter(s for groups_ in groups_of.values() for group in groups_ for s in group)
+    texts_of: dict[str, dict[str, list[str]]] = {}
+    for label, groups_ in groups_of.items():
+        splits = texts_of[label] = {split: [] for split in SPLITS}
+        for group in filter(None, groups_):
+            splits[_split_of(group[0])] += [s for s in group if times[s] == 1]
+    classes = [label for label, splits in texts_of.items() if sum(map(len, splits.values())) >= fewest]
     if len(classes) < 2:
-        raise UserError(f"{corpus}: {len(classes)} libraries have {fewest} documents; telling apart needs two")
-    size = min(map(len, classes.values()))
-    paths, start = {}, 0
-    for split, share in SPLITS.items():
-        stop = start + round(share * size)
-        rows = [(t, label) for label, texts in classes.items() for t in texts[start:stop]]
+        raise UserError(f"{corpus}: {len(classes)} libraries have {fewest} sentences; telling apart needs two")
+    paths = {}
+    for split in SPLITS:
+        size = min(len(texts_of[label][split]) for label in classes)
+        rows = [(s, label) for label in classes for s in sorted(texts_of[label][split], key=_digest)[:size]]
         rows.sort(key=lambda row: _digest(row[0]))
-        paths[split] = _write_rows(directory / f"{split}.jsonl", ({"text": t, "label": label} for t, label in rows))
-        start = stop
+        paths[split] = _write_rows(directory / f"{split}.jsonl", ({"text": s, "label": label} for s, label in rows))
     return paths
+
+
+def _split_of(text: str) -> str:
+    """Returns a split, each with the probability of its share."""
+    place, end = int.from_bytes(_digest(text)[:4]) / 2**32, 0.0
+    for split, share in SPLITS.items():
+        end += share
+        if place < end:
+            return split
+    return split
 
 
 def _one_per_group(corpus: Path) -> Iterator[tuple[str, list[str]]]:

@@ -169,7 +169,7 @@ def _choose_words(
     """
     tokens_NW = _run_tokens(words, longest)
     runs_W = _run_lengths(tokens_NW, length_draw_BS.ravel()[words.starts_W])
-    order_W = np.lexsort((order_draw_BS.ravel()[words.starts_W], words.pairs_W))
+    order_W = _ordered(words.pairs_W, order_draw_BS.ravel()[words.starts_W])
     words_N = np.bincount(words.pairs_W, minlength=counts_BP.size)
     first_N = np.cumsum(words_N) - words_N
     left_N = counts_BP.ravel().copy()
@@ -191,6 +191,13 @@ def _choose_words(
         r += 1
         open_N = open_N[(left_N[open_N] > 0) & (words_N[open_N] > r)]
     return taken_W[words.word_BS]
+
+
+def _ordered(pairs_W: np.ndarray, draw_W: np.ndarray) -> np.ndarray:
+    """Returns what np.lexsort((draw_W, pairs_W)) would; pairs of a small type are sorted by their digits."""
+    by_draw_W = np.argsort(draw_W)
+    pairs = pairs_W.astype(np.min_scalar_type(pairs_W.max(initial=0)))
+    return by_draw_W[np.argsort(pairs[by_draw_W], kind="stable")]
 
 
 def _run_tokens(words: _Words, longest: int) -> np.ndarray:

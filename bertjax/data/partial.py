@@ -67,4 +67,4 @@ def _clear_unless(partial: Path, identity: str) -> None:
 
 
 def _finished(partial: Path) -> list[Path]:
-    return list(partial.glob(f"*{NOTE}"))
+    return list(partial.rglob(f"*{NOTE}"))

@@ -5,7 +5,9 @@
     manifest.json                                                         settings, sources, counts
     token_counts.npy                                                      int64 [V], ids in the training rows
 
-It is the same, byte for byte, for any number of workers and of interruptions, and complete or not there at all.
+Several lengths of rows are prepared from one tokenization, each in a directory of its own, named by the length; it is
+the same as if that length alone were prepared. A corpus is the same, byte for byte, for any number of workers and of
+interruptions, and complete or not there at all.
 """
 
 from __future__ import annotations
@@ -13,27 +15,27 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-import json
 import os
 import sys
 import time
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import numpy as np
-import tensorflow_datasets as tfds
 import tyro
 
 import bertjax
-from bertjax.data.blocks import SPLITS, Split, blocks_from_documents
+from bertjax.data.blocks import Block, D, blocks_from_documents
 from bertjax.data.corpus import MANIFEST_VERSION, Manifest, open_corpus
 from bertjax.data.documents import DECOMPRESSORS, EncodingErrors, Skip, find_files, read_documents
+from bertjax.data.google_records import google_records, record_length, write_record_shards
+from bertjax.data.manifest import Collected, complete
 from bertjax.data.partial import partial_directory, remove_notes
-from bertjax.data.shards import Shard, ShardOptions, record_features, shard_name, write_shard_once
+from bertjax.data.shards import Shard, ShardOptions, WriteShards, write_shards, write_shards_once
 from bertjax.data.sources import check_unchanged, describe_sources, with_standard_input
+from bertjax.data.tfrecords import is_tfrecords
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.data.workers import map_in_order
 from bertjax.errors import UserError
@@ -57,8 +59,8 @@ class PrepareConfig:
     """Entries of the vocabulary that is learned, at most."""
     cased: bool = False
     """Keep upper case and accents."""
-    seq_len: int = 128
-    """Longest row, with its special tokens."""
+    seq_len: int | tuple[int, ...] = 128
+    """Longest row, with its special tokens. Several give a corpus each, in OUTPUT/128, OUTPUT/512, ..."""
     pairs_per_row: int = 1
     """Pairs that may share a row, each seen by itself alone; 8 leave next to no padding in rows of 512."""
     passes: int = 1
@@ -83,7 +85,8 @@ class PrepareConfig:
     def __post_init__(self) -> None:
         checks = {
             f"vocab_size={self.vocab_size} is too small; use at least 64": self.vocab_size >= 64,
-            f"seq_len={self.seq_len} is too short; use at least 8": self.seq_len >= 8,
+            f"seq_len={self.seq_len} names no length, or one twice": 0 < len(set(self.lengths)) == len(self.lengths),
+            f"seq_len={self.seq_len} is too short; use at least 8": min(self.lengths, default=8) >= 8,
             f"pairs_per_row={self.pairs_per_row} is not greater than 0": self.pairs_per_row > 0,
             f"passes={self.passes} is not greater than 0": self.passes > 0,
             f"passes={self.passes} would repeat the same rows without next-sentence pairs; use 1": self.passes == 1
@@ -97,47 +100,100 @@ class PrepareConfig:
             if not holds:
                 raise ValueError(message)
 
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """The lengths of rows that are prepared."""
+        return (self.seq_len,) if isinstance(self.seq_len, int) else self.seq_len
 
-def prepare(config: PrepareConfig, inputs: Sequence[str | Path]) -> Manifest:
-    """Prepares the corpus in `config.output` unless it is there already, and returns its manifest.
+    def directories(self, top: Path) -> dict[int, Path]:
+        """Returns the directory of each length: `top`, or one in it for each of several."""
+        return {n: top / str(n) if len(self.lengths) > 1 else top for n in self.lengths}
+
+
+def prepare(config: PrepareConfig, inputs: Sequence[str | Path]) -> tuple[Manifest, ...]:
+    """Prepares a corpus for each length in `config.output`, unless it is there already, and returns their manifests.
 
     Raises: UserError for what is wrong with the inputs, the vocabulary, or a directory that holds something else.
     """
     output = Path(os.path.abspath(config.output))
     with with_standard_input(inputs, config.input_format, output.parent) as named:
-        return _prepare(config, find_files(named), output)
+        files = find_files(named)
+        return _prepare(_for_records(config, files) if any(map(is_tfrecords, files)) else config, files, output)
 
 
-def _prepare(config: PrepareConfig, files: list[Path], output: Path) -> Manifest:
+def _for_records(config: PrepareConfig, files: list[Path]) -> PrepareConfig:
+    """Returns the settings for files of records, whose pairs and their length were decided when they were made."""
+    texts = [path for path in files if not is_tfrecords(path)]
+    if texts:
+        raise UserError(f"{texts[0]} is text, and other inputs are TFRecord files of pairs; prepare them apart")
+    if config.vocab is None:
+        raise UserError(f"{files[0]} holds ids; name the vocabulary that it was made with by --vocab")
+    made = {name: getattr(PrepareConfig, name) for name in ("passes", "next_sentence", "short_share")}
+    made["seq_len"] = record_length(files)
+    changed = [
+        f"{n}={getattr(config, n)}" for n in made if getattr(config, n) not in (made[n], getattr(PrepareConfig, n))
+    ]
+    if changed:
+        raise UserError(
+            f"{', '.join(changed)} cannot be had of {files[0]}, whose pairs are made, of {made['seq_len']} positions;"
+            " leave it out"
+        )
+    return dataclasses.replace(config, **made)
+
+
+def _prepare(config: PrepareConfig, files: list[Path], output: Path) -> tuple[Manifest, ...]:
     sources = describe_sources(files)
     identity = {"version": MANIFEST_VERSION, "settings": _settings(config), "sources": [s.manifest for s in sources]}
     if output.exists() and any(output.iterdir()):
-        return _checked_existing(output, identity)
+        return _existing(config, output, identity)
     writer = {"bertjax": bertjax.__version__, "unicode": unicodedata.unidata_version, "blocks": BLOCK_SIZES}
     with partial_directory(output, identity | writer) as partial:
-        tokenizer = _tokenizer(config, files, partial)
+        directories = config.directories(partial)
+        tokenizer = _tokenizer(config, files, list(directories.values()))
         skipped: Counter[str] = Counter()
-        written = _write_shards(config, files, partial, tokenizer, skipped)
-        shards, token_counts = _collect(_with_progress(written, _size_of_text(files)), tokenizer)
+        written = _write_shards(config, files, directories, tokenizer, skipped)
+        collected = {n: Collected(tokenizer) for n in directories}
+        for shards in _with_progress(written, _size_of_text(files)):
+            for n, shard in zip(directories, shards, strict=True):
+                collected[n].add(shard)
         check_unchanged(sources)
-        manifest = identity | {"skipped_lines": skipped.total()} | _describe(shards, tokenizer, config.seq_len)
-        _finish(partial, shards, manifest, token_counts)
+        remove_notes(partial)
+        made_of = identity | {"skipped_lines": skipped.total()}
+        manifests = tuple(
+            complete(path, _of_length(made_of, n), collected[n], tokenizer) for n, path in directories.items()
+        )
         os.rename(partial, output)
-    return manifest
+    return manifests
+
+
+def _of_length(manifest: Manifest, seq_len: int) -> Manifest:
+    """Returns what the manifest would be if this length alone were prepared."""
+    return manifest | {"settings": manifest["settings"] | {"seq_len": seq_len}}
 
 
 def _settings(config: PrepareConfig) -> dict[str, Any]:
     """Returns what decides about the rows besides the sources."""
     settings = dataclasses.asdict(config)
     del settings["output"], settings["workers"], settings["input_format"]
+    settings["seq_len"] = config.lengths
     if config.vocab is not None:
         settings["vocab"] = Tokenizer.from_vocab(config.vocab, cased=config.cased).fingerprint
     return settings
 
 
+def _existing(config: PrepareConfig, output: Path, identity: Manifest) -> tuple[Manifest, ...]:
+    directories = config.directories(output)
+    for n, directory in directories.items():
+        if not (directory / "manifest.json").exists():
+            raise UserError(
+                f"{output} is not empty and holds no prepared corpus of {n} positions; choose another --output"
+            )
+    manifests = tuple(_checked_existing(path, _of_length(identity, n)) for n, path in directories.items())
+    print(f"already prepared: {output}", file=sys.stderr)
+    return manifests
+
+
 def _checked_existing(output: Path, identity: Manifest) -> Manifest:
-    if not (output / "manifest.json").exists():
-        raise UserError(f"{output} is not empty and holds no prepared corpus; choose another --output")
     manifest = open_corpus(output).manifest
     old, new = ({**m["settings"], "sources": m["sources"]} for m in (manifest, identity))
     different = [key for key in new if old.get(key) != new[key]]
@@ -145,18 +201,18 @@ def _checked_existing(output: Path, identity: Manifest) -> Manifest:
         raise UserError(
             f"{output} holds a corpus prepared with other {', '.join(different)}; choose another --output, or remove it"
         )
-    print(f"already prepared: {output}", file=sys.stderr)
     return manifest
 
 
-def _tokenizer(config: PrepareConfig, files: list[Path], partial: Path) -> Tokenizer:
-    """Returns the tokenizer, which is also in `partial`, possibly of an earlier run."""
-    directory = partial / "tokenizer"
-    if not directory.exists():
-        unfinished = partial / "tokenizer.unfinished"
-        _make_tokenizer(config, files).save(unfinished)
-        os.rename(unfinished, directory)
-    return Tokenizer.load(directory)
+def _tokenizer(config: PrepareConfig, files: list[Path], directories: list[Path]) -> Tokenizer:
+    """Returns the tokenizer, which is also in each of the directories, possibly by an earlier run."""
+    first = directories[0] / "tokenizer"
+    for directory in directories:
+        if not (directory / "tokenizer").exists():
+            made = _make_tokenizer(config, files) if directory == directories[0] else Tokenizer.load(first)
+            made.save(directory / "tokenizer.unfinished")
+            os.rename(directory / "tokenizer.unfinished", directory / "tokenizer")
+    return Tokenizer.load(first)
 
 
 def _make_tokenizer(config: PrepareConfig, files: list[Path]) -> Tokenizer:
@@ -177,28 +233,47 @@ def _take_text(paragraphs: Iterable[str], size: int) -> Iterator[str]:
 
 
 def _write_shards(
-    config: PrepareConfig, files: list[Path], partial: Path, tokenizer: Tokenizer, skipped: Counter[str]
-) -> Iterator[Shard]:
-    """Yields the shards as they are written, and counts the lines that are skipped."""
-    options = ShardOptions(
-        directory=str(partial),
+    config: PrepareConfig,
+    files: list[Path],
+    directories: Mapping[int, Path],
+    tokenizer: Tokenizer,
+    skipped: Counter[str],
+) -> Iterator[list[Shard]]:
+    """Yields the shards of each block, one of each length, as they are written, and counts the lines skipped."""
+    options = [_shard_options(config, n, path, tokenizer) for n, path in directories.items()]
+    cut = functools.partial(
+        blocks_from_documents, validation_share=config.validation_share, block_size=_block_size(files)
+    )
+    if is_tfrecords(files[0]):
+        yield from _in_workers(write_record_shards, options, cut(google_records(files), least=1), config.workers)
+    else:
+        documents = read_documents(files, config.encoding_errors, _skip(config, skipped))
+        least = 2 if config.next_sentence else 1
+        encoded = (document.encoded() for document in documents)
+        yield from _in_workers(write_shards, options, cut(encoded, least=least), config.workers)
+
+
+def _shard_options(config: PrepareConfig, seq_len: int, directory: Path, tokenizer: Tokenizer) -> ShardOptions:
+    return ShardOptions(
+        directory=str(directory),
         vocabulary=tokenizer.fingerprint,
-        seq_len=config.seq_len,
+        seq_len=seq_len,
         pairs_per_row=config.pairs_per_row,
         passes=config.passes,
         next_sentence=config.next_sentence,
         short_share=config.short_share,
         seed=config.seed,
     )
-    blocks = blocks_from_documents(
-        read_documents(files, config.encoding_errors, _skip(config, skipped)),
-        validation_share=config.validation_share,
-        least=2 if config.next_sentence else 1,
-        block_size=_block_size(files),
-    )
+
+
+def _in_workers(
+    write: WriteShards[D], options: list[ShardOptions], blocks: Iterator[Block[D]], workers: int
+) -> Iterator[list[Shard]]:
     head = list(itertools.islice(blocks, BLOCKS_FOR_WORKERS))
-    workers = 1 if len(head) < BLOCKS_FOR_WORKERS else config.workers or len(os.sched_getaffinity(0))
-    yield from map_in_order(functools.partial(write_shard_once, options), itertools.chain(head, blocks), workers)
+    workers = 1 if len(head) < BLOCKS_FOR_WORKERS else workers or len(os.sched_getaffinity(0))
+    yield from map_in_order(
+        functools.partial(write_shards_once, write, options), itertools.chain(head, blocks), workers
+    )
 
 
 def _skip(config: PrepareConfig, skipped: Counter[str], shown: int = SKIPPED_SHOWN) -> Skip | None:
@@ -222,112 +297,22 @@ def _size_of_text(files: list[Path]) -> int | None:
     return sum(path.stat().st_size for path in files)
 
 
-def _with_progress(shards: Iterable[Shard], total: int | None) -> Iterator[Shard]:
+def _with_progress(written: Iterable[list[Shard]], total: int | None) -> Iterator[list[Shard]]:
     """Passes the shards on and says on stderr how far they are."""
     start, said = time.monotonic(), 0.0
     counts: Counter[str] = Counter()
-    for shard in shards:
-        counts.update(shard.counts)
+    for shards in written:
+        counts.update({name: shards[0].counts[name] for name in ("bytes", "documents")})  # in each length the same
+        counts["rows"] += sum(shard.rows for shard in shards)
         seconds = time.monotonic() - start
         if seconds - said >= 5:  # seconds between lines
             said = seconds
             left = f", {max(0, total / counts['bytes'] - 1) * seconds:.0f} s left" if total else ""
             print(_progress(counts, seconds) + left, file=sys.stderr)
-        yield shard
+        yield shards
     print(_progress(counts, time.monotonic() - start), file=sys.stderr)
 
 
 def _progress(counts: Counter[str], seconds: float) -> str:
     size = counts["bytes"] / 1e6
     return f"prepared {size:.1f} MB, {counts['documents']} documents, {counts['rows']} rows, {size / seconds:.2f} MB/s"
-
-
-def _collect(shards: Iterable[Shard], tokenizer: Tokenizer) -> tuple[list[Shard], np.ndarray]:
-    """Returns the shards, without what would make the memory grow with their number, and the counts of ids to train."""
-    token_counts = np.zeros(tokenizer.vocab_size, np.int64)
-    collected = []
-    for shard in shards:
-        if shard.split == "train":
-            token_counts += shard.token_counts
-        collected.append(shard._replace(token_counts=token_counts[:0]))
-    token_counts[list(tokenizer.special_ids)] = 0
-    return collected, token_counts
-
-
-def _describe(shards: list[Shard], tokenizer: Tokenizer, seq_len: int) -> Manifest:
-    return {
-        "vocabulary": {
-            "entries": tokenizer.vocab_size,
-            "cased": tokenizer.cased,
-            "fingerprint": tokenizer.fingerprint,
-        },
-        "splits": {split: _describe_split(_of_split(shards, split), seq_len) for split in SPLITS},
-    }
-
-
-def _of_split(shards: list[Shard], split: Split) -> list[Shard]:
-    return [shard for shard in shards if shard.split == split]
-
-
-def _describe_split(shards: list[Shard], seq_len: int) -> dict[str, Any]:
-    counts: Counter[str] = Counter()
-    for shard in shards:
-        counts.update(shard.counts)  # unlike +, keeps what is 0
-    return {
-        **counts,
-        **_shares(counts),
-        "padding_share": 1 - counts["row_tokens"] / (counts["rows"] * seq_len),
-        "shards": [
-            {
-                "name": shard_name(shard.split, index, len(shards)),
-                "rows": shard.rows,
-                "pairs": shard.counts["pairs"],
-                "bytes": shard.size,
-                "blake2b": shard.checksum,
-            }
-            for index, shard in enumerate(shards)
-        ],
-    }
-
-
-def _shares(counts: Counter[str]) -> dict[str, float]:
-    several = counts["pairs"] - counts["one_sentence_pairs"]
-    return {
-        "unknown_share": counts["unknown_tokens"] / counts["tokens"],
-        "one_sentence_share": counts["one_sentence_pairs"] / counts["pairs"],
-        # A chunk of one sentence has no other choice; among the others half are meant to be random.
-        "random_share_of_others": (counts["random_pairs"] - counts["one_sentence_pairs"]) / max(1, several),
-    }
-
-
-def _finish(partial: Path, shards: list[Shard], manifest: Manifest, token_counts: np.ndarray) -> None:
-    """Gives the shards their final names and writes what stands beside them."""
-    remove_notes(partial)
-    for split in SPLITS:
-        described = manifest["splits"][split]["shards"]
-        for shard, entry in zip(_of_split(shards, split), described, strict=True):
-            os.rename(partial / shard.name, partial / entry["name"])
-    _write_tfds_metadata(partial, manifest)
-    np.save(partial / "token_counts.npy", token_counts)
-    (partial / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-
-
-def _write_tfds_metadata(partial: Path, manifest: Manifest) -> None:
-    infos = [
-        tfds.core.SplitInfo(
-            name=name,
-            shard_lengths=[shard["rows"] for shard in split["shards"]],
-            num_bytes=sum(shard["bytes"] for shard in split["shards"]),
-            filename_template=tfds.core.ShardedFileTemplate(
-                data_dir=partial, dataset_name="corpus", split=name, filetype_suffix="array_record"
-            ),
-        )
-        for name, split in manifest["splits"].items()
-    ]
-    tfds.folder_dataset.write_metadata(
-        data_dir=partial,
-        features=record_features(manifest["vocabulary"]["entries"]),
-        split_infos=infos,
-        filename_template="{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
-        check_data=False,  # would need TensorFlow
-    )

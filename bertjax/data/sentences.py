@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 SPACED = ".!?…"  # Latin, Greek, Cyrillic: white space must follow
 # Chinese and Japanese, Indic, Arabic, Armenian, Ethiopic, Burmese, Khmer
@@ -24,15 +25,36 @@ _ABBREVIATIONS = frozenset(_TITLES_AND_REFERENCES.split())
 _BEFORE_NUMBERS = frozenset(_NUMBERED.split())
 
 
-def split_sentences(text: str) -> list[str]:
-    """Returns the sentences of `text` in order, without the white space between them; nothing else is lost."""
-    sentences, start = [], 0
+PIECE = 1 << 20  # bytes that are decoded at a time
+# No sentence ends here, and of one that ends before, all that decides about it stands before, too.
+_CUT = re.compile(rb"[a-z](?= )")
+
+
+def split_sentences(encoded: bytes) -> Iterator[str]:
+    """Yields the sentences of a text in UTF-8 in order, without the white space between them; nothing else is lost.
+
+    Text takes up to four times as much memory as its encoding, so a piece is decoded at a time.
+    """
+    start, rest = 0, ""
+    while start < len(encoded):
+        cut = _CUT.search(encoded, start + max(PIECE, len(rest)))  # growing, else a text of one sentence takes for ever
+        end = cut.end() if cut else len(encoded)
+        text = rest + str(memoryview(encoded)[start:end], "utf-8")
+        last = 0
+        for behind in _ends(text):
+            yield text[last:behind].strip()
+            last = behind
+        start, rest = end, text[last:]
+    if rest.strip():
+        yield rest.strip()
+
+
+def _ends(text: str) -> Iterator[int]:
+    start = 0
     for end in _END.finditer(text):
         if _ends_sentence(text, start, end):
-            sentences.append(text[start : end.end()].strip())
             start = end.end()
-    last = text[start:].strip()
-    return [*sentences, last] if last else sentences
+            yield start
 
 
 def _ends_sentence(text: str, start: int, end: re.Match[str]) -> bool:

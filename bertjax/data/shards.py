@@ -10,7 +10,7 @@ import json
 import os
 import zipfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -19,9 +19,9 @@ import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 from tensorflow_datasets.proto import tf_example_pb2
 
-from bertjax.data.blocks import SPLITS, Block, Split
+from bertjax.data.blocks import SPLITS, Block, D, Split
 from bertjax.data.checksums import checksum
-from bertjax.data.documents import Document
+from bertjax.data.documents import EncodedDocument
 from bertjax.data.packing import pack
 from bertjax.data.pairs import IS_RANDOM, Pair, pairs_from_documents
 from bertjax.data.sentences import split_sentences
@@ -31,6 +31,7 @@ from bertjax.errors import UserError
 ROWS_AT_A_TIME = 1024  # counted at a time
 PAIRS_AT_A_TIME = 1 << 16  # packed together; bounds the memory, and the last row of so many hardly counts
 NOTE = ".finished.npz"
+LOST = "\ufffd".encode()  # in place of what was no text; the tokenizer leaves it out, as Google's does
 T = TypeVar("T")
 Row = list[tuple[int, Pair]]
 """Pairs with their index in the shard."""
@@ -66,6 +67,10 @@ class Shard(NamedTuple):
     checksum: str
 
 
+WriteShards = Callable[[Sequence[ShardOptions], Block[D]], list[Shard]]
+"""Writes the shards of a block, one for each of the options."""
+
+
 def shard_name(split: Split, number: int, shards: int | None = None) -> str:
     """Returns the name that TFDS expects of a shard, without the last part while the number of shards is not known."""
     name = f"corpus-{split}.array_record-{number:05d}"
@@ -84,18 +89,19 @@ def record_features(vocab_size: int) -> tfds.features.FeaturesDict:
     )
 
 
-def write_shard_once(options: ShardOptions, block: Block) -> Shard:
-    """Returns the block's shard as a run that was killed has left it, or else writes it.
+def write_shards_once(write: WriteShards[D], options: Sequence[ShardOptions], block: Block[D]) -> list[Shard]:
+    """Returns the block's shards as a run that was killed has left them, or else writes them.
 
-    Raises: UserError as `write_shard` does.
+    Raises: UserError as `write` does.
     """
-    path = Path(options.directory) / shard_name(block.split, block.number)
-    kept = _read_note(path)
-    if kept is not None:
+    paths = [Path(each.directory) / shard_name(block.split, block.number) for each in options]
+    kept = [note for path in paths if (note := _read_note(path))]
+    if len(kept) == len(paths):
         return kept
-    shard = write_shard(options, block)
-    _write_note(path, shard)
-    return shard
+    shards = write(options, block)
+    for path, shard in zip(paths, shards, strict=True):
+        _write_note(path, shard)
+    return shards
 
 
 def note_of(path: Path) -> Path:
@@ -121,31 +127,44 @@ def _read_note(path: Path) -> Shard | None:
     return shard._replace(counts=Counter(shard.counts)) if whole else None
 
 
-def write_shard(options: ShardOptions, block: Block) -> Shard:
-    """Writes the block's pairs, a row of them a record, and returns what was written; a function of its arguments only.
+def write_shards(options: Sequence[ShardOptions], block: Block[EncodedDocument]) -> list[Shard]:
+    """Writes the block's pairs in rows of each length, a row a record; returns what was written.
+
+    A function of its arguments only; the options differ in directory and length, and share a vocabulary.
 
     Raises: UserError if too few of the documents hold what the tokenizer keeps, or the disk is full.
     """
-    tokenizer = _tokenizer(options.directory, options.vocabulary)
+    tokenizer = load_tokenizer(options[0])
     documents = _encode(block.documents, tokenizer)
-    if len(documents) < 1 + options.next_sentence:
+    if len(documents) < 1 + options[0].next_sentence:
         raise UserError(
             f"of {len(block.documents)} {block.split} documents only {len(documents)} hold more than control"
             " characters; check the encoding of the files"
         )
-    name = shard_name(block.split, block.number)
-    path = os.path.join(options.directory, name)
     counts = _text_counts(documents, tokenizer.unk_id)
     counts["bytes"] = block.size
-    token_counts = np.zeros(tokenizer.vocab_size, np.int64)
+    counts["lost_characters"] = sum(text.count(LOST) for document in block.documents for text in document.paragraphs)
+    return [write_pairs(each, block, _pairs(documents, block, each, tokenizer), counts, tokenizer) for each in options]
+
+
+def write_pairs(
+    options: ShardOptions, block: Block[D], pairs: Iterable[Pair], text_counts: Counter[str], tokenizer: Tokenizer
+) -> Shard:
+    """Writes the pairs of a block, a row of them a record, and returns what was written, `text_counts` among it.
+
+    Raises: UserError if the disk is full.
+    """
+    name = shard_name(block.split, block.number)
+    path = os.path.join(options.directory, name)
+    token_counts, counts = np.zeros(tokenizer.vocab_size, np.int64), text_counts.copy()
     writer = ArrayRecordWriter(path, "group_size:1")
-    for rows in _batches(_rows(_pairs(documents, block, options, tokenizer), options), ROWS_AT_A_TIME):
+    for rows in _batches(_rows(pairs, options), ROWS_AT_A_TIME):
         with _writing(path):
             for row in rows:
                 writer.write(_serialize(row))
-        pairs = [pair for row in rows for _, pair in row]
-        token_counts += np.bincount(np.concatenate([pair.ids for pair in pairs]), minlength=len(token_counts))
-        counts.update(_pair_counts(pairs), rows=len(rows))
+        written = [pair for row in rows for _, pair in row]
+        token_counts += np.bincount(np.concatenate([pair.ids for pair in written]), minlength=len(token_counts))
+        counts.update(_pair_counts(written), rows=len(rows))
     with _writing(path):
         writer.close()
     return Shard(block.split, name, counts["rows"], os.path.getsize(path), counts, token_counts, checksum(Path(path)))
@@ -159,12 +178,17 @@ def _writing(path: str) -> Iterator[None]:
         raise UserError(f"{path} could not be written ({error}); make room, or choose another --output") from error
 
 
+def load_tokenizer(options: ShardOptions) -> Tokenizer:
+    """Returns the tokenizer of the corpus, in each process read once."""
+    return _tokenizer(options.directory, options.vocabulary)
+
+
 @functools.lru_cache(maxsize=1)
 def _tokenizer(directory: str, vocabulary: str) -> Tokenizer:  # noqa: ARG001 - the fingerprint is there for the cache
     return Tokenizer.load(Path(directory) / "tokenizer")
 
 
-def _encode(documents: Iterable[Document], tokenizer: Tokenizer) -> list[list[np.ndarray]]:
+def _encode(documents: Iterable[EncodedDocument], tokenizer: Tokenizer) -> list[list[np.ndarray]]:
     """Returns the documents that have any tokens, as lists of their sentences' ids."""
     encoded = (
         [ids for paragraph in d.paragraphs for s in split_sentences(paragraph) if len(ids := tokenizer.encode(s))]
@@ -198,7 +222,7 @@ def _pair_counts(pairs: list[Pair]) -> Counter[str]:
 
 
 def _pairs(
-    documents: list[list[np.ndarray]], block: Block, options: ShardOptions, tokenizer: Tokenizer
+    documents: list[list[np.ndarray]], block: Block[EncodedDocument], options: ShardOptions, tokenizer: Tokenizer
 ) -> Iterable[Pair]:
     passes = options.passes if block.split == "train" else 1
     for number in range(passes):

@@ -22,6 +22,7 @@ from bertjax.errors import UserError
 PAD, UNK, CLS, SEP, MASK = SPECIAL_PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 SPECIALS = (SPECIAL_PIECES, ("<pad>", "<unk>", "<s>", "</s>", "<mask>"))  # RoBERTa's names of the same
 MAX_WORD_LENGTH = 200  # characters; a longer word is [UNK]. Google's limit, where `tokenizers` has 100
+MOST_WORDS_WITH_OFFSETS = 1 << 17  # remembered with the places of their pieces; about 60 MB
 RARE_SHARE = 1e-5  # of the characters in the training text, the rarest that get no entry
 ALPHABET_SHARE = 1 / 3  # of the vocabulary, at most, for single characters
 
@@ -34,6 +35,7 @@ class Tokenizer:
         backend.encode_special_tokens = True
         self._backend = backend
         self._wordpiece = _wordpiece(backend)
+        self._words_with_offsets: dict[str, tuple[list[int], list[tuple[int, int]]]] = {}
         self.cased = cased
         self.vocab_size = backend.get_vocab_size()
         known = backend.get_vocab()
@@ -149,14 +151,21 @@ class Tokenizer:
         ids: list[int] = []
         offsets: list[tuple[int, int]] = []
         for word in self._wordpiece.words(text):
-            own = self.encode(word.group()).tolist()
-            theirs = self._backend.encode(word.group(), add_special_tokens=False)
-            ids += own
-            if theirs.ids == own:
-                offsets += [(word.start() + start, word.start() + end) for start, end in theirs.offsets]
-            else:
-                offsets += [word.span()] * len(own)
+            found, places = self._word_with_offsets(word.group())
+            ids += found
+            offsets += [(word.start() + start, word.start() + end) for start, end in places]
         return ids, [self.piece(token_id) for token_id in ids], offsets
+
+    def _word_with_offsets(self, word: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Returns ids and places of a word, which are remembered: most words of a text come again."""
+        known = self._words_with_offsets.get(word)
+        if known is None:
+            own = self.encode(word).tolist()
+            theirs = self._backend.encode(word, add_special_tokens=False)
+            known = own, theirs.offsets if theirs.ids == own else [(0, len(word))] * len(own)
+            if len(self._words_with_offsets) < MOST_WORDS_WITH_OFFSETS:
+                self._words_with_offsets[word] = known
+        return known
 
     def decode(self, ids: Sequence[int]) -> str:
         """Returns readable text for the ids, the special ones included."""

@@ -11,11 +11,14 @@ from flax import nnx
 from bertjax.config import ModelConfig, Pooling
 from bertjax.model import layers
 from bertjax.model.encoder import Encoder
-from bertjax.model.heads import MaskedLmHead, NextSentenceHead, Pooler, Transform, WeightedMean
+from bertjax.model.heads import MaskedLmHead, NextSentenceHead, Pooler, Transform, WeightedMean, text_width
 from bertjax.sharding import ACT_B, REPLICATED
 
-Task = Literal["pretraining", "classification", "regression", "tagging", "answers"]
+Task = Literal["pretraining", "classification", "multilabel", "regression", "tagging", "answers"]
 """What the heads are for. Answers are tags, too: two logits for each token, that it starts and that it ends one."""
+
+OF_TEXTS: tuple[Task, ...] = ("classification", "multilabel", "regression")
+"""Tasks whose classifier stands over the vector of a text; that of the others stands over the tokens."""
 
 PRETRAINING_HEADS = ("pooler", "masked_lm", "next_sentence")
 
@@ -34,15 +37,13 @@ class Blueprint:
     """How a classifier of texts takes the vector of a text."""
 
 
-def classifier_heads(c: ModelConfig, pooling: Pooling) -> tuple[str, ...]:
-    """Returns the heads of a classifier of texts."""
-    vector = {"cls": () if c.family == "modernbert" else ("pooler",), "mean": (), "weighted": ("weighted",)}[pooling]
-    return (*vector, *token_classifier_heads(c))
-
-
-def token_classifier_heads(c: ModelConfig) -> tuple[str, ...]:
-    """Returns the heads of a classifier of tokens."""
-    return ("transform", "classifier") if c.family == "modernbert" else ("classifier",)
+def classifier_heads(c: ModelConfig, task: Task, pooling: Pooling = "cls") -> tuple[str, ...]:
+    """Returns the heads of a classifier of texts or, as the task is, of tokens."""
+    modernbert = c.family == "modernbert"
+    heads = ("transform", "classifier") if modernbert and pooling != "layers" else ("classifier",)
+    if task in OF_TEXTS and pooling == "weighted":
+        return ("weighted", *heads)
+    return ("pooler", *heads) if task in OF_TEXTS and pooling == "cls" and not modernbert else heads
 
 
 class Assembly(nnx.Module):
@@ -62,7 +63,8 @@ class Assembly(nnx.Module):
         if "transform" in b.heads:
             self.transform = Transform(c, rngs=rngs)
         if "classifier" in b.heads:
-            self.classifier = nnx.Linear(c.width, len(b.labels), **layers.weights(c, REPLICATED), rngs=rngs)
+            width = text_width(c, b.pooling)
+            self.classifier = nnx.Linear(width, len(b.labels), **layers.weights(c, REPLICATED), rngs=rngs)
 
     def token_logits(self, x_BSD: jax.Array) -> jax.Array:
         """Returns logits_BSC of a classifier of tokens, from the encoder's last hidden states."""

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from bertjax.config import ModelConfig
+from bertjax.config import ModelConfig, Pooling
 from bertjax.model import layers
 from bertjax.model.encoder import is_token, padded_vocab_size
 from bertjax.sharding import ACT_B, DENSE_DD, LOGITS_BMV, LOGITS_V, REPLICATED, VOCAB_BIAS_V
@@ -27,6 +27,19 @@ def mean_over_span(x_BSD: jax.Array, spans_BS: jax.Array) -> jax.Array:
     """Returns the mean over a row's tokens, [CLS] and [SEP] too and padding not, [B, D]; 0 where all is padding."""
     real_BS1 = (spans_BS > 0)[..., None]
     return jnp.sum(x_BSD * real_BS1, axis=1) / jnp.maximum(jnp.sum(real_BS1, axis=1), 1)
+
+
+def means_of_layers(hidden_LBSD: jax.Array, spans_BS: jax.Array) -> jax.Array:
+    """Returns the means over a row's tokens of each layer's hidden states, side by side, [B, L * D].
+
+    Source: Devlin et al. 2019, section 5.3, for vectors of several layers side by side.
+    """
+    return jnp.concatenate([mean_over_span(x_BSD, spans_BS) for x_BSD in hidden_LBSD], axis=-1)
+
+
+def text_width(c: ModelConfig, pooling: Pooling) -> int:
+    """Returns how long the vector of a text is."""
+    return c.width * (c.layers + 1) if pooling == "layers" else c.width
 
 
 class WeightedMean(nnx.Module):

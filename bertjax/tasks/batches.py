@@ -25,10 +25,12 @@ class Features:
     segments: Sequence[np.ndarray]
     """0 on the first text, 1 on the second, of the same lengths, int32."""
     targets: Mapping[str, np.ndarray]
-    """What is to be predicted, by name, one entry an example."""
+    """What is to be predicted, by name, [N] or [N, C]."""
     pad_id: int
     truncated: int = 0
     """How many examples were cut to fit."""
+    token_targets: Mapping[str, Sequence[np.ndarray]] = dataclasses.field(default_factory=dict)
+    """What is to be predicted of each token, by name, of the same lengths as ids, int32; -1 where nothing is."""
 
     @property
     def lengths_N(self) -> np.ndarray:
@@ -84,7 +86,7 @@ def _batches(order_N: np.ndarray, lengths_N: np.ndarray, batch_size: int, seq_le
 
 
 def make_batch(features: Features, choice: Choice, batch_size: int) -> dict[str, np.ndarray]:
-    """Returns ids, segments, positions, spans [B, S]; weights, index and each target [B].
+    """Returns ids, segments, positions, spans and each token target [B, S]; weights, index and each target [B].
 
     `spans` is 1 on tokens and 0 on padding. Rows without an example are padding, with weight 0 and index -1.
     """
@@ -93,17 +95,23 @@ def make_batch(features: Features, choice: Choice, batch_size: int) -> dict[str,
     for row, i in enumerate(choice.indices):
         size = len(features.ids[i])
         ids_BS[row, :size], segments_BS[row, :size], spans_BS[row, :size] = features.ids[i], features.segments[i], 1
+    tokens = {name: np.full(shape, -1, np.int32) for name in features.token_targets}
+    for name, target_BS in tokens.items():
+        for row, i in enumerate(choice.indices):
+            target_BS[row, : len(features.ids[i])] = features.token_targets[name][i]
     index_B = np.full(batch_size, -1, np.int32)
     index_B[: len(choice.indices)] = choice.indices
+    real_B = index_B >= 0
     return {
         "ids": ids_BS,
         "segments": segments_BS,
         "positions": np.tile(np.arange(choice.length, dtype=np.int32), (batch_size, 1)),
         "spans": spans_BS,
-        "weights": (index_B >= 0).astype(np.float32),
+        "weights": real_B.astype(np.float32),
         "index": index_B,
+        **tokens,
     } | {
-        name: np.where(index_B >= 0, target[index_B], 0).astype(target.dtype)
+        name: np.where(real_B.reshape(-1, *[1] * (target.ndim - 1)), target[index_B], 0).astype(target.dtype)
         for name, target in features.targets.items()
     }
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import math
+import functools
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -24,13 +24,13 @@ from bertjax.errors import UserError
 from bertjax.model import layers
 from bertjax.model.assembly import classifier_heads
 from bertjax.model.encoder import Encoder
-from bertjax.model.heads import Pooler, Transform, WeightedMean, mean_over_span
+from bertjax.model.heads import Pooler, Transform, WeightedMean, mean_over_span, means_of_layers, text_width
 from bertjax.sharding import ACT_B, REPLICATED
 from bertjax.tasks.bag_of_words import bag_of_words_baseline
 from bertjax.tasks.batches import Features
 from bertjax.tasks.metrics import classification_metrics, majority_baseline
 from bertjax.tasks.tables import Row, read_rows
-from bertjax.tasks.task import Part, Task
+from bertjax.tasks.task import Part, Task, drawn, files_of
 from bertjax.training.losses import Sums, cross_entropy_sums, mean
 
 _NUMBER = re.compile(r"[+-]?\d+(?:\.\d*)?")
@@ -78,9 +78,11 @@ def make_task(data: TaskDataConfig, tokenizer: BertTokenizer, seed: int) -> Task
     labels: tuple[str, ...] = ()
 
     def read(path: str, columns: Columns, *, label_required: bool) -> list[Example]:
-        return read_examples(path, columns, labels or None, label_required=label_required)
+        check = functools.partial(check_label, labels=labels or None)
+        return read_examples(path, columns, check, label_required=label_required)
 
     train = few_of_each(read(data.train, columns_of(data), label_required=True), data, seed)
+    train = drawn(train, data.examples, seed)
     labels = label_names(train)
     parts = make_parts(data, train, read, lambda examples: features(examples, tokenizer, data.seq_len, labels))
     return Task(
@@ -91,9 +93,9 @@ def make_task(data: TaskDataConfig, tokenizer: BertTokenizer, seed: int) -> Task
         make_model=lambda c, pooling, rngs: SequenceClassifier(c, len(labels), pooling=pooling, rngs=rngs),
         loss=classification_loss,
         outputs=logits,
-        figures=lambda part, outputs: _figures(part.features.targets["labels"], np.stack(outputs)),
-        write=lambda path, part, outputs: write_predictions(
-            path, part.examples, np.exp(_log_softmax(np.stack(outputs))), labels
+        figures=lambda part, outputs, _: _figures(part.features.targets["labels"], np.stack(outputs)),
+        write=lambda path, part, outputs, _: write_predictions(
+            path.with_suffix(".tsv"), part.examples, np.exp(_log_softmax(np.stack(outputs))), labels
         ),
     )
 
@@ -117,14 +119,12 @@ def make_parts(
 
     Raises: UserError if two of the files to evaluate would have one name.
     """
-    examples = {"train": train, "validation": read(data.validation, columns_of(data), label_required=True)}
-    if data.test:
-        examples["test"] = read(data.test, columns_of(data, test=True), label_required=False)
-    for path in data.also:
-        name = Path(path).name.split(".")[0]
-        if name in examples:
-            raise UserError(f"data.also names a second file {name!r}: {path}; rename it")
-        examples[name] = read(path, columns_of(data), label_required=True)
+
+    def examples_of(name: str, path: str) -> list[Example]:
+        test = name == "test"
+        return train if name == "train" else read(path, columns_of(data, test=test), label_required=not test)
+
+    examples = {name: examples_of(name, path) for name, path in files_of(data).items()}
     parts = {name: Part(found, make_features(found)) for name, found in examples.items()}
     for name, part in parts.items():
         if part.features.truncated:
@@ -151,17 +151,36 @@ def few_of_each(examples: list[Example], data: TaskDataConfig, seed: int) -> lis
     return [examples[i] for i in sorted(kept)]
 
 
+class CheckLabel(Protocol):
+    """Checks what stands in the column of the label."""
+
+    def __call__(self, value: Any, row: Row, *, required: bool) -> str | None:
+        """Returns it as text, None if it is not known."""
+
+
+def check_label(value: Any, row: Row, *, required: bool, labels: Sequence[str] | None = None) -> str | None:
+    """Returns the label as a string; JSON may have it as a whole number or as true or false.
+
+    Raises: UserError if it is not one of `labels`, where those are given.
+    """
+    label = "" if value is None else str(value).strip()
+    if not label and not required:
+        return None
+    if not label or not isinstance(value, str | int):
+        raise UserError(f"{row.where}: {value!r} is not a label; use a string or a whole number")
+    if labels is not None and label not in labels:
+        raise UserError(f"{row.where}: unknown label {label!r}; known are {', '.join(map(repr, labels))}")
+    return label
+
+
 def read_examples(
     path: str | Path,
     columns: Columns,
-    labels: Sequence[str] | None = None,
+    check: CheckLabel = check_label,
     *,
     label_required: bool = True,
-    scores: bool = False,
 ) -> list[Example]:
-    """Returns the rows of a .tsv, .csv or .jsonl file in order; a label outside `labels`, if given, is an error.
-
-    With `scores` a label has to be a finite number.
+    """Returns the rows of a .tsv, .csv or .jsonl file in order, their labels as `check` has them.
 
     Raises: UserError, with file and line, as `tables.read_rows`, and for a text or label that is none.
     """
@@ -175,12 +194,7 @@ def read_examples(
             raise UserError(f"{row.where}: column {columns.text!r} is null; give each row a text")
         if columns.second is not None and second is None:
             raise UserError(f"{row.where}: column {columns.second!r} is null; give each row a text")
-        checked = (
-            _score(label, row, required=label_required)
-            if scores
-            else _label(label, row, labels, required=label_required)
-        )
-        examples.append(Example(text, second, checked, index))
+        examples.append(Example(text, second, check(label, row, required=label_required), index))
     return examples
 
 
@@ -192,32 +206,6 @@ def _text(value: Any, row: Row) -> str | None:
     if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
         raise UserError(f"{row.where}: holds half of a surrogate pair (\\ud800 to \\udfff); write whole characters")
     return value
-
-
-def _label(value: Any, row: Row, labels: Sequence[str] | None, *, required: bool) -> str | None:
-    """Returns the label as a string; JSON may have it as a whole number or as true or false."""
-    label = "" if value is None else str(value).strip()
-    if not label and not required:
-        return None
-    if not label or not isinstance(value, str | int):
-        raise UserError(f"{row.where}: {value!r} is not a label; use a string or a whole number")
-    if labels is not None and label not in labels:
-        raise UserError(f"{row.where}: unknown label {label!r}; known are {', '.join(map(repr, labels))}")
-    return label
-
-
-def _score(value: Any, row: Row, *, required: bool) -> str | None:
-    """Returns the score as it is written."""
-    score = "" if value is None else str(value).strip()
-    if not score and not required:
-        return None
-    try:
-        finite = not isinstance(value, bool) and math.isfinite(float(score))
-    except ValueError:
-        finite = False
-    if not finite:
-        raise UserError(f"{row.where}: {value!r} is not a score; use a finite number")
-    return score
 
 
 def label_names(examples: Sequence[Example]) -> tuple[str, ...]:
@@ -268,17 +256,19 @@ class SequenceClassifier(nnx.Module):
     """The encoder, a vector of the whole text, dropout, and a dense layer to the classes.
 
     That vector is the pooler's over [CLS] (Devlin et al. 2019, section 4.1; google-research/bert, run_classifier.py,
-    create_model), or the mean of the last hidden states, by equal or by learned weights. ModernBERT has no pooler, but
-    a dense layer, GELU and LayerNorm over whichever vector it is (Warner et al. 2024's code).
+    create_model), the mean of the last hidden states, by equal or by learned weights, or the means of all layers'.
+    ModernBERT has no pooler, but a dense layer, GELU and LayerNorm over any vector of the last layer's (Warner et al.
+    2024's code).
     """
 
     def __init__(self, c: ModelConfig, n_classes: int, *, pooling: Pooling = "cls", rngs: nnx.Rngs):
         self.encoder = Encoder(c, rngs=rngs)
-        heads = classifier_heads(c, pooling)
+        heads = classifier_heads(c, "classification", pooling)
         self.pooler = Pooler(c, rngs=rngs) if "pooler" in heads else None
         self.weighted = WeightedMean(c, rngs=rngs) if "weighted" in heads else None
         self.transform = Transform(c, rngs=rngs) if "transform" in heads else None
-        self.classifier = nnx.Linear(c.width, n_classes, **layers.weights(c, REPLICATED), rngs=rngs)
+        width = text_width(c, pooling)
+        self.classifier = nnx.Linear(width, n_classes, **layers.weights(c, REPLICATED), rngs=rngs)
         self.pooling = pooling
         self.c = c
 
@@ -293,11 +283,15 @@ class SequenceClassifier(nnx.Module):
     ) -> jax.Array:
         """Returns logits_BC; dropout is on exactly when `key` is given."""
         encoder_key, head_key = layers.split(key, 2)
-        x_BSD = self.encoder(ids_BS, segments_BS, positions_BS, spans_BS, key=encoder_key)
-        pooled_BD = layers.dropout(self._pooled(x_BSD, spans_BS), self.c.dropout, head_key)
+        hidden = self.encoder(
+            ids_BS, segments_BS, positions_BS, spans_BS, key=encoder_key, all_layers=self.pooling == "layers"
+        )
+        pooled_BD = layers.dropout(self._pooled(hidden, spans_BS), self.c.dropout, head_key)
         return self.classifier(pooled_BD, out_sharding=ACT_B)
 
     def _pooled(self, x_BSD: jax.Array, spans_BS: jax.Array) -> jax.Array:
+        if self.pooling == "layers":
+            return means_of_layers(x_BSD, spans_BS)
         if self.pooler is not None:
             return self.pooler(x_BSD[:, 0])
         x_BD = x_BSD[:, 0] if self.pooling == "cls" else mean_over_span(x_BSD, spans_BS)

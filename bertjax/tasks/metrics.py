@@ -31,6 +31,17 @@ def classification_metrics(labels_N: np.ndarray, predictions_N: np.ndarray, n_cl
     }
 
 
+def multilabel_metrics(labels_NC: np.ndarray, predictions_NC: np.ndarray) -> dict[str, float]:
+    """Returns f1 over all decisions (micro), f1_macro over classes that occur, and the share of texts exactly right."""
+    hits_C = (labels_NC & predictions_NC).sum(0).astype(float)
+    there_C = (labels_NC.sum(0) + predictions_NC.sum(0)).astype(float)
+    return {
+        "f1": float(_share(2 * hits_C.sum(), there_C.sum())),
+        "f1_macro": _mean(_share(2 * hits_C, there_C), there_C > 0),
+        "exact": float((labels_NC == predictions_NC).all(axis=1).mean()),
+    }
+
+
 def majority_baseline(train_labels_N: np.ndarray, labels_N: np.ndarray) -> float:
     """Returns the accuracy of always guessing the most frequent training label."""
     return float(np.mean(labels_N == np.bincount(train_labels_N).argmax()))

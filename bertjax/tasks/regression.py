@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,13 +23,14 @@ from bertjax.tasks import classification
 from bertjax.tasks.batches import Features
 from bertjax.tasks.classification import Columns, Example, SequenceClassifier
 from bertjax.tasks.metrics import regression_metrics
-from bertjax.tasks.task import Task
+from bertjax.tasks.tables import Row
+from bertjax.tasks.task import Task, drawn
 from bertjax.training.losses import Sums, mean
 
 LABELS = ("score",)
 
 
-def make_task(data: TaskDataConfig, tokenizer: Tokenizer) -> Task:
+def make_task(data: TaskDataConfig, tokenizer: Tokenizer, seed: int) -> Task:
     """Returns the task of giving texts the scores of the training file.
 
     Raises: UserError, with file and line, for what is wrong in a file, or if classes are asked for.
@@ -36,9 +39,9 @@ def make_task(data: TaskDataConfig, tokenizer: Tokenizer) -> Task:
         raise UserError(f"data.examples_per_class={data.examples_per_class}, but scores are no classes; leave it out")
 
     def read(path: str, columns: Columns, *, label_required: bool) -> list[Example]:
-        return classification.read_examples(path, columns, label_required=label_required, scores=True)
+        return classification.read_examples(path, columns, check_score, label_required=label_required)
 
-    train = read(data.train, classification.columns_of(data), label_required=True)
+    train = drawn(read(data.train, classification.columns_of(data), label_required=True), data.examples, seed)
     parts = classification.make_parts(data, train, read, lambda found: features(found, tokenizer, data.seq_len))
     mean_score = parts["train"].features.targets["scores"].mean()
     scores_N = parts["validation"].features.targets["scores"]
@@ -50,9 +53,25 @@ def make_task(data: TaskDataConfig, tokenizer: Tokenizer) -> Task:
         make_model=lambda c, pooling, rngs: SequenceClassifier(c, 1, pooling=pooling, rngs=rngs),
         loss=regression_loss,
         outputs=scores,
-        figures=lambda part, outputs: _figures(part.features.targets["scores"], np.stack(outputs)),
-        write=lambda path, part, outputs: write_predictions(path, part.examples, np.stack(outputs)),
+        figures=lambda part, outputs, _: _figures(part.features.targets["scores"], np.stack(outputs)),
+        write=lambda path, part, outputs, _: write_predictions(
+            path.with_suffix(".tsv"), part.examples, np.stack(outputs)
+        ),
     )
+
+
+def check_score(value: Any, row: Row, *, required: bool) -> str | None:
+    """Returns the score as it is written. Raises: UserError if it is no finite number."""
+    score = "" if value is None else str(value).strip()
+    if not score and not required:
+        return None
+    try:
+        finite = not isinstance(value, bool) and math.isfinite(float(score))
+    except ValueError:
+        finite = False
+    if not finite:
+        raise UserError(f"{row.where}: {value!r} is not a score; use a finite number")
+    return score
 
 
 def features(examples: Sequence[Example], tokenizer: classification.Tokenizer, seq_len: int) -> Features:

@@ -41,7 +41,7 @@ def read_rows(path: str | Path, columns: Sequence[str], optional: Sequence[str] 
     if not path.is_file():
         raise UserError(f"{path} does not exist; name a {', '.join(READERS)} file")
     with path.open("rb") as raw, documents.DECOMPRESSORS[compression](raw) as stream:
-        lines = (line.text for line in documents.lines(path, stream, "strict"))
+        lines = (line.text + line.end for line in documents.lines(path, stream, "strict"))
         empty = True
         for row in READERS[suffix](path, lines, columns, optional):
             empty = False

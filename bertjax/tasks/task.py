@@ -8,18 +8,22 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
 from flax import nnx
 
-from bertjax.config import ModelConfig, Pooling
+from bertjax.config import ModelConfig, Pooling, TaskDataConfig
+from bertjax.errors import UserError
 from bertjax.tasks.batches import Features
 from bertjax.training.step import Batch, Loss
 
+T = TypeVar("T")
 Outputs = Sequence[np.ndarray]
-"""What the model says of each example, in the order of the file."""
+"""What the model says of each of a file's rows: of its examples, or of the windows over them, in order."""
+Chosen = Mapping[str, float]
+"""What the validation file chose beside the checkpoint, by name, such as SQuAD 2.0's threshold."""
 
 
 class Part(NamedTuple):
@@ -46,7 +50,33 @@ class Task:
     loss: Loss
     outputs: Callable[[Any, Batch], jax.Array]
     """Returns what the model says of each row of a batch, [B, ...]."""
-    figures: Callable[[Part, Outputs], dict[str, float]]
+    figures: Callable[[Part, Outputs, Chosen], dict[str, float]]
     """Returns the figures of a labelled file, `loss` and the metrics among them."""
-    write: Callable[[Path, Part, Outputs], Path]
-    """Writes a file's predictions as a table that starts with the columns index and prediction."""
+    write: Callable[[Path, Part, Outputs, Chosen], Path]
+    """Writes a file's predictions at a path without suffix, adds its own, and returns the path."""
+    choose: Callable[[Part, Outputs], Chosen] = lambda *_: {}
+    """Returns what the validation file chooses."""
+
+
+def files_of(data: TaskDataConfig) -> dict[str, str]:
+    """Returns the files of a task by their names: `train`, `validation`, `test` if there is one, the further ones.
+
+    Raises: UserError if one is missing, or two would have one name.
+    """
+    if not data.train or not data.validation:
+        raise UserError(f"data.{'train' if not data.train else 'validation'} is not set; name the file of examples")
+    files = {"train": data.train, "validation": data.validation} | ({"test": data.test} if data.test else {})
+    for path in data.also:
+        name = Path(path).name.split(".")[0]
+        if name in files:
+            raise UserError(f"data.also names a second file {name!r}: {path}; rename it")
+        files[name] = path
+    return files
+
+
+def drawn(examples: Sequence[T], most: int | None, seed: int) -> list[T]:
+    """Returns at most so many of the examples, drawn by the seed, in the order of the file; None takes all."""
+    if most is None or most >= len(examples):
+        return list(examples)
+    chosen = np.random.default_rng(seed).permutation(len(examples))[:most]
+    return [examples[i] for i in sorted(chosen)]

@@ -160,6 +160,12 @@ def best_step(workdir: str | Path, figure: str) -> int:
     return -max(scored)[1]
 
 
+def saved_figures(workdir: str | Path, step: int) -> dict[str, float]:
+    """Returns the figures that a checkpoint was saved with; none where it was saved without."""
+    with ocp.training.Checkpointer(Path(workdir).absolute() / "checkpoints") as checkpointer:
+        return next((dict(c.metrics or {}) for c in checkpointer.checkpoints if c.step == step), {})
+
+
 def _named(tree: Any) -> Arrays:
     """Returns the leaves by name, such as `encoder.blocks.qkv.kernel`."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)

@@ -10,16 +10,15 @@ import pytest
 
 from bertjax.config import DataConfig
 from bertjax.data import batches
-from bertjax.data.corpus import Corpus, open_corpus
-from bertjax.errors import UserError
+from bertjax.data.mixture import Mixture, open_mixture
 
 C = DataConfig(seq_len=32)
 ALL = slice(0, 8)
 
 
 @pytest.fixture(scope="module")
-def opened(corpus: Path) -> Corpus:
-    return open_corpus(corpus)
+def opened(corpus: Path) -> Mixture:
+    return open_mixture(dataclasses.replace(C, path=str(corpus)))
 
 
 def restored(batch: batches.Batch) -> np.ndarray:
@@ -30,7 +29,7 @@ def restored(batch: batches.Batch) -> np.ndarray:
     return ids
 
 
-def test_a_row_is_its_pair(opened: Corpus) -> None:
+def test_a_row_is_its_pair(opened: Mixture) -> None:
     batch = batches.training_batches(opened, C, rows=ALL, batch_size=8, seed=0)(0)
     tokenizer = opened.tokenizer
     for b, ids in enumerate(restored(batch)):
@@ -45,7 +44,7 @@ def test_a_row_is_its_pair(opened: Corpus) -> None:
     assert (batch["next_weights"] == 1).all()
 
 
-def test_any_step_is_the_same_in_any_order_and_any_process(opened: Corpus) -> None:
+def test_any_step_is_the_same_in_any_order_and_any_process(opened: Mixture) -> None:
     one = batches.training_batches(opened, C, rows=ALL, batch_size=8, seed=0)
     later = one(100)
     other = batches.training_batches(opened, C, rows=ALL, batch_size=8, seed=0)
@@ -54,7 +53,7 @@ def test_any_step_is_the_same_in_any_order_and_any_process(opened: Corpus) -> No
     assert (batches.training_batches(opened, C, rows=ALL, batch_size=8, seed=1)(100)["ids"] != later["ids"]).any()
 
 
-def test_hosts_read_contiguous_blocks_of_the_same_batch(opened: Corpus) -> None:
+def test_hosts_read_contiguous_blocks_of_the_same_batch(opened: Mixture) -> None:
     whole = batches.training_batches(opened, C, rows=ALL, batch_size=8, seed=0)(5)
     halves = [
         batches.training_batches(opened, C, rows=rows, batch_size=8, seed=0)(5) for rows in (slice(0, 4), slice(4, 8))
@@ -63,15 +62,15 @@ def test_hosts_read_contiguous_blocks_of_the_same_batch(opened: Corpus) -> None:
         np.testing.assert_array_equal(np.concatenate([half[name] for half in halves]), value)
 
 
-def test_an_epoch_has_every_row_once_and_the_next_has_another_order_and_other_masks(opened: Corpus) -> None:
-    size = len(opened.train)
+def test_an_epoch_has_every_row_once_and_the_next_has_another_order_and_other_masks(opened: Mixture) -> None:
+    train = opened.corpora[0].train
+    size = len(train)
     batch = batches.training_batches(opened, C, rows=slice(0, 1), batch_size=1, seed=0)
     epochs = [[batch(step) for step in range(e * size, (e + 1) * size)] for e in range(2)]
     texts = [[restored(b)[0].tobytes() for b in epoch] for epoch in epochs]
     assert sorted(texts[0]) == sorted(texts[1])
     assert sorted(texts[0]) == sorted(
-        np.pad(opened.train[i]["ids"], (0, 32 - len(opened.train[i]["ids"]))).astype(np.int32).tobytes()
-        for i in range(size)
+        np.pad(train[i]["ids"], (0, 32 - len(train[i]["ids"]))).astype(np.int32).tobytes() for i in range(size)
     )
     assert texts[0] != texts[1]
     masked = [
@@ -81,8 +80,8 @@ def test_an_epoch_has_every_row_once_and_the_next_has_another_order_and_other_ma
     assert same < 0.1 * size
 
 
-def test_held_out_rows_are_each_there_once_with_fixed_masks(opened: Corpus) -> None:
-    size = len(opened.validation)
+def test_held_out_rows_are_each_there_once_with_fixed_masks(opened: Mixture) -> None:
+    size = opened.rows("validation")
     first, second = (batches.evaluation_batches(opened, C, rows=ALL, batch_size=8, limit=10_000) for _ in range(2))
     assert sum(int(b["next_weights"].sum()) for b in first) == size
     for a, b in zip(first, second, strict=True):
@@ -96,7 +95,20 @@ def test_held_out_rows_are_each_there_once_with_fixed_masks(opened: Corpus) -> N
     )
 
 
-def test_baselines_are_those_of_the_token_counts(opened: Corpus) -> None:
+def test_held_out_rows_are_masked_at_their_own_rate(opened: Mixture) -> None:
+    """So that the figures of runs compare that learn with different rates."""
+
+    def predicted(c: DataConfig) -> list[np.ndarray]:
+        return [b["predict"] for b in batches.evaluation_batches(opened, c, rows=ALL, batch_size=8, limit=10_000)]
+
+    learned_with_more = predicted(dataclasses.replace(C, mask_rate=0.4))
+    for a, b in zip(predicted(C), learned_with_more, strict=True):
+        np.testing.assert_array_equal(a, b)
+    more = predicted(dataclasses.replace(C, eval_mask_rate=0.4))
+    assert sum((p > 0).sum() for p in more) > 2 * sum((p > 0).sum() for p in learned_with_more)
+
+
+def test_baselines_are_those_of_the_token_counts(opened: Mixture) -> None:
     held_out = batches.evaluation_batches(opened, C, rows=ALL, batch_size=8, limit=10_000)
     labels = np.concatenate([b["labels"][b["weights"] > 0] for b in held_out])
     counts = opened.token_counts
@@ -112,8 +124,3 @@ def test_prefetched_batches_come_in_order_from_any_start() -> None:
     assert list(batches.prefetched(lambda step: step * step, range(7, 30), threads=4, ahead=8)) == [
         step * step for step in range(7, 30)
     ]
-
-
-def test_rows_longer_than_the_config_are_refused(opened: Corpus) -> None:
-    with pytest.raises(UserError, match=r"prepared with seq_len=32, more than data.seq_len=16"):
-        batches.check_corpus(opened, dataclasses.replace(C, seq_len=16))

@@ -3,19 +3,22 @@ from collections.abc import Iterator
 import pytest
 
 from bertjax.data.blocks import SPLITS, Block, blocks_from_documents
-from bertjax.data.documents import Document
+from bertjax.data.documents import EncodedDocument
 from bertjax.errors import UserError
 
 
-def make_documents(count: int, *, groups: int | None = None, size: int = 100) -> list[Document]:
-    return [Document((f"{n:0{size}}",), None if groups is None else f"group {n % groups}") for n in range(count)]
+def make_documents(count: int, *, groups: int | None = None, size: int = 100) -> list[EncodedDocument]:
+    return [
+        EncodedDocument((f"{n:0{size}}".encode(),), None if groups is None else f"group {n % groups}")
+        for n in range(count)
+    ]
 
 
-def cut(documents: list[Document], share: float = 0.1, *, least: int = 2, block_size: int = 1000) -> list[Block]:
+def cut(documents: list[EncodedDocument], share: float = 0.1, *, least: int = 2, block_size: int = 1000) -> list[Block]:
     return list(blocks_from_documents(documents, validation_share=share, least=least, block_size=block_size))
 
 
-def of_split(blocks: list[Block], split: str) -> list[Document]:
+def of_split(blocks: list[Block], split: str) -> list[EncodedDocument]:
     return [document for block in blocks if block.split == split for document in block.documents]
 
 
@@ -75,7 +78,7 @@ def test_a_share_too_small_for_the_corpus_holds_out_two() -> None:
 
 def test_a_big_group_is_not_held_out_where_nothing_would_be_left() -> None:
     for name in "abcdefgh":
-        documents = [Document((f"{n}",), name) for n in range(20)] + make_documents(3)
+        documents = [EncodedDocument((f"{n}".encode(),), name) for n in range(20)] + make_documents(3)
         blocks = cut(documents, block_size=10**6)
         assert {len(of_split(blocks, split)) for split in SPLITS} in ({20, 3}, {21, 2})
 
@@ -98,7 +101,7 @@ def test_one_group_cannot_be_split() -> None:
 def test_documents_are_not_read_far_ahead() -> None:
     read = 0
 
-    def documents() -> Iterator[Document]:
+    def documents() -> Iterator[EncodedDocument]:
         nonlocal read
         for document in make_documents(1000):
             read += 1

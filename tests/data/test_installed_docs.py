@@ -131,20 +131,34 @@ def corpus_of_two(tmp_path: Path, documents: int = 20) -> Path:
 def test_classes_are_balanced_and_splits_disjoint(tmp_path: Path) -> None:
     paths = write_classification(corpus_of_two(tmp_path), tmp_path / "out", roots={}, fewest=20)
     splits = {name: rows(path) for name, path in paths.items()}
-    assert {name: Counter(row["label"] for row in split) for name, split in splits.items()} == {
-        "train": {"sea": 14, "lake": 14},
-        "validation": {"sea": 3, "lake": 3},
-        "test": {"sea": 3, "lake": 3},
-    }
+    for split in splits.values():
+        counts = Counter(row["label"] for row in split)
+        assert counts["sea"] == counts["lake"] >= 1
+        assert all(row["label"] in row["text"] for row in split)
+    sizes = [len(split) for split in splits.values()]
+    assert sizes[0] > 2 * sizes[1]
     texts = [row["text"] for split in splits.values() for row in split]
-    assert len(set(texts)) == 40
+    assert len(set(texts)) == len(texts) > 30
     assert not any("both" in text or "again" in text or "pond" in text for text in texts)
-    assert all(row["label"] in row["text"] for split in splits.values() for row in split)
+    documents = [{w for row in split for w in row["text"].split() if w[-1].isdigit()} for split in splits.values()]
+    assert sum(map(len, documents)) == len(set.union(*documents)), "a document is in two splits"
 
 
-def test_too_few_documents_to_classify_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="1 libraries have 25 documents"):
-        write_classification(corpus_of_two(tmp_path), tmp_path, roots={}, fewest=25)
+def test_a_sentence_of_several_documents_is_in_no_split(tmp_path: Path) -> None:
+    same = "Nobody has ever seen the captain without his yellow hat."
+    lines = [
+        {"paragraphs": [LONG.format(f"{library}{i}"), same], "group": f"{library}{i}", "library": library}
+        for library in ("sea", "lake")
+        for i in range(20)
+    ]
+    corpus = write(tmp_path / "corpus.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+    paths = write_classification(corpus, tmp_path / "out", roots={}, fewest=20)
+    assert same not in {row["text"] for path in paths.values() for row in rows(path)}
+
+
+def test_too_few_sentences_to_classify_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="1 libraries have 70 sentences"):
+        write_classification(corpus_of_two(tmp_path), tmp_path, roots={}, fewest=70)
 
 
 def test_another_version_is_kept_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,6 +185,6 @@ def test_the_real_installation(tmp_path: Path) -> None:
     text = " ".join(paragraph for row in documents for paragraph in row["paragraphs"])
     assert ">>>" not in text
     assert text.count("`") < 1e-4 * len(text)
-    paths = write_classification(corpus, tmp_path, roots=chosen, fewest=150)
+    paths = write_classification(corpus, tmp_path, roots=chosen, fewest=800)
     words = " ".join(row["text"] for path in paths.values() for row in rows(path)).lower().split()
     assert not {"numpy", "np", "jax", "jnp", "flax", "nnx", "linen", "optax", "linalg", "polynomial"} & set(words)

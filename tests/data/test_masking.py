@@ -238,3 +238,10 @@ def test_a_run_stays_in_its_segment_and_its_pair() -> None:
     words = masking._find_words(spans_BS, maskable_BS, np.zeros_like(maskable_BS), 2)
     assert (masking._run_tokens(words, 3)[1:] >= masking._TOO_MANY).all()
     assert words.pairs_W.tolist() == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize("pairs", [1, 300, 70_000])
+def test_words_are_ordered_by_pair_and_then_by_draw(pairs: int) -> None:
+    draw = np.random.default_rng(0)
+    pairs_W, draw_W = np.sort(draw.integers(pairs, size=5000)), draw.random(5000)
+    np.testing.assert_array_equal(masking._ordered(pairs_W, draw_W), np.lexsort((draw_W, pairs_W)))

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from bertjax.data import prepare as prepare_module
+from bertjax.data import shards as shards_module
 from bertjax.data.corpus import open_corpus
 from bertjax.data.prepare import PrepareConfig, prepare
 from bertjax.data.tokenizer import Tokenizer
@@ -57,7 +58,7 @@ def differences(left: Path, right: Path) -> list[str]:
 
 
 def test_a_prepared_corpus_reads_back_with_tfds_and_grain(tmp_path: Path) -> None:
-    manifest = prepare(make_config(tmp_path / "out"), [write_corpus(tmp_path / "a.jsonl", 200)])
+    (manifest,) = prepare(make_config(tmp_path / "out"), [write_corpus(tmp_path / "a.jsonl", 200)])
     assert manifest == json.loads((tmp_path / "out" / "manifest.json").read_text())
     source = tfds.builder_from_directory(tmp_path / "out").as_data_source("train")
     assert len(source) == manifest["splits"]["train"]["rows"]
@@ -100,7 +101,7 @@ def test_counts_agree_with_the_rows(tmp_path: Path) -> None:
 def test_the_result_does_not_depend_on_the_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prepare_module, "BLOCK_SIZES", (10_000, 10_000))
     source = write_corpus(tmp_path / "a.jsonl", 300)
-    manifest = prepare(make_config(tmp_path / "one", workers=1), [source])
+    (manifest,) = prepare(make_config(tmp_path / "one", workers=1), [source])
     prepare(make_config(tmp_path / "two", workers=2), [source])
     assert len(manifest["splits"]["train"]["shards"]) > 3
     assert differences(tmp_path / "one", tmp_path / "two") == []
@@ -136,11 +137,41 @@ def test_without_next_sentence_every_token_is_in_a_row(tmp_path: Path) -> None:
         assert split["random_pairs"] == 0
 
 
+def test_each_of_several_lengths_is_what_it_would_be_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prepare_module, "BLOCK_SIZES", (10_000, 10_000))
+    source = write_corpus(tmp_path / "a.jsonl", 200)
+    monkeypatch.setattr(shards_module, "_encode", encode := Counted(shards_module._encode))
+    manifests = prepare(make_config(tmp_path / "both", seq_len=(48, 24), pairs_per_row=2, workers=1), [source])
+    tokenized = encode.calls
+    for seq_len, manifest in zip((48, 24), manifests, strict=True):
+        alone = tmp_path / f"alone-{seq_len}"
+        encode.calls = 0
+        assert prepare(make_config(alone, seq_len=seq_len, pairs_per_row=2, workers=1), [source]) == (manifest,)
+        assert differences(alone, tmp_path / "both" / str(seq_len)) == []
+        assert open_corpus(tmp_path / "both" / str(seq_len)).manifest["settings"]["seq_len"] == seq_len
+        assert encode.calls == tokenized > 3
+    assert sorted(path.name for path in (tmp_path / "both").iterdir()) == ["24", "48"]
+    assert prepare(make_config(tmp_path / "both", seq_len=(24, 48), pairs_per_row=2), [source]) == manifests[::-1]
+    with pytest.raises(UserError, match="both is not empty and holds no prepared corpus of 96 positions"):
+        prepare(make_config(tmp_path / "both", seq_len=(48, 96), pairs_per_row=2), [source])
+
+
+class Counted:
+    """A function that counts its calls."""
+
+    def __init__(self, function: Callable[..., Any]):
+        self.function, self.calls = function, 0
+
+    def __call__(self, *arguments: Any) -> Any:
+        self.calls += 1
+        return self.function(*arguments)
+
+
 def test_the_same_corpus_is_not_prepared_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = write_corpus(tmp_path / "a.jsonl", 20)
-    manifest = prepare(make_config(tmp_path / "out"), [source])
+    (manifest,) = prepare(make_config(tmp_path / "out"), [source])
     before = (tmp_path / "out" / "manifest.json").stat().st_mtime_ns
-    assert prepare(make_config(tmp_path / "out", workers=3), [source]) == manifest
+    assert prepare(make_config(tmp_path / "out", workers=3), [source]) == (manifest,)
     assert "already prepared" in capsys.readouterr().err
     assert (tmp_path / "out" / "manifest.json").stat().st_mtime_ns == before
     with pytest.raises(UserError, match="prepared with other seq_len, seed; choose another --output"):
@@ -169,10 +200,10 @@ def test_a_given_vocabulary_is_used_and_told_by_its_content(tmp_path: Path) -> N
     source = write_corpus(tmp_path / "a.jsonl", 20)
     prepare(make_config(tmp_path / "first"), [source])
     vocab = tmp_path / "first" / "tokenizer" / "vocab.txt"
-    manifest = prepare(make_config(tmp_path / "out", vocab=str(vocab)), [source])
+    (manifest,) = prepare(make_config(tmp_path / "out", vocab=str(vocab)), [source])
     assert manifest["settings"]["vocab"] == manifest["vocabulary"]["fingerprint"]
     vocab.rename(tmp_path / "moved.txt")
-    assert prepare(make_config(tmp_path / "out", vocab=str(tmp_path / "moved.txt")), [source]) == manifest
+    assert prepare(make_config(tmp_path / "out", vocab=str(tmp_path / "moved.txt")), [source]) == (manifest,)
 
 
 @pytest.mark.parametrize(
@@ -187,6 +218,9 @@ def test_a_given_vocabulary_is_used_and_told_by_its_content(tmp_path: Path) -> N
         {"validation_share": 0.0},
         {"workers": -1},
         {"seed": -1},
+        {"seq_len": ()},
+        {"seq_len": (48, 48)},
+        {"seq_len": (48, 4)},
     ],
 )
 def test_settings_that_make_no_sense_are_refused(tmp_path: Path, changes: dict[str, Any]) -> None:
@@ -203,7 +237,9 @@ if __name__ == "__main__":
     limit = int(sys.argv[3])
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
     with reported():
-        module.prepare(module.PrepareConfig(sys.argv[2], vocab_size=200, seq_len=48, workers=1), [sys.argv[1]])
+        lengths = tuple(map(int, sys.argv[4:]))
+        config = module.PrepareConfig(sys.argv[2], vocab_size=200, seq_len=lengths, workers=1)
+        module.prepare(config, [sys.argv[1]])
 """
 
 
@@ -215,7 +251,7 @@ def test_bad_lines_are_skipped_when_asked_and_counted(tmp_path: Path, capsys: py
     with pytest.raises(UserError, match=r"a\.jsonl:6: not JSON"):
         prepare(make_config(tmp_path / "out"), [source])
     capsys.readouterr()
-    manifest = prepare(make_config(tmp_path / "out", skip_bad_lines=True), [source])
+    (manifest,) = prepare(make_config(tmp_path / "out", skip_bad_lines=True), [source])
     assert manifest["skipped_lines"] == 4
     assert capsys.readouterr().err.count("skipped /") == 3
     changed = {"manifest.json"}
@@ -239,10 +275,30 @@ def test_standard_input_is_a_source(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def kill_after_shards(run: subprocess.Popen[str], partial: Path, count: int) -> None:
     end = time.monotonic() + 60
-    while len(list(partial.glob("*.finished.npz"))) < count:
+    while len(list(partial.rglob("*.finished.npz"))) < count:
         assert time.monotonic() < end
         time.sleep(0.005)
     run.kill()
+
+
+def test_a_killed_run_of_several_lengths_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(prepare_module, "BLOCK_SIZES", (20_000, 20_000))
+    source = write_corpus(tmp_path / "a.jsonl", 600)
+    with start(tmp_path, source, lengths=(48, 32)) as run:
+        kill_after_shards(run, tmp_path / "out.partial", 5)
+    kept = [tmp_path / "out.partial" / n / "corpus-train.array_record-00000" for n in ("48", "32")]
+    before = [path.stat().st_mtime_ns for path in kept]
+    # Of the second block one length is not finished.
+    (tmp_path / "out.partial" / "32" / "corpus-train.array_record-00001.finished.npz").unlink()
+    config = make_config(tmp_path / "out", validation_share=0.01, seq_len=(48, 32))
+    prepare(config, [source])
+    assert "finished shards in" in capsys.readouterr().err
+    after = [next((tmp_path / "out" / n).glob("corpus-train*00000-of-*")).stat().st_mtime_ns for n in ("48", "32")]
+    assert after == before
+    prepare(dataclasses.replace(config, output=str(tmp_path / "fresh")), [source])
+    assert differences(tmp_path / "fresh", tmp_path / "out") == []
 
 
 @pytest.mark.parametrize("damage", [False, True])
@@ -285,11 +341,13 @@ def test_a_source_that_changes_meanwhile_is_named(tmp_path: Path, monkeypatch: p
     assert not (tmp_path / "out").exists()
 
 
-def start(tmp_path: Path, source: Path, limit: int = resource.RLIM_INFINITY) -> subprocess.Popen[str]:
+def start(
+    tmp_path: Path, source: Path, limit: int = resource.RLIM_INFINITY, lengths: Sequence[int] = (48,)
+) -> subprocess.Popen[str]:
     script = tmp_path / "run.py"
     script.write_text(RUN)
     return subprocess.Popen(
-        [sys.executable, script, source, tmp_path / "out", str(limit)],
+        [sys.executable, script, source, tmp_path / "out", str(limit), *map(str, lengths)],
         env={**os.environ, "PYTHONPATH": os.getcwd()},
         stderr=subprocess.PIPE,
         text=True,

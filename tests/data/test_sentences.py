@@ -3,6 +3,7 @@ import random
 
 import pytest
 
+from bertjax.data import sentences as sentences_module
 from bertjax.data.sentences import split_sentences
 
 
@@ -30,20 +31,33 @@ from bertjax.data.sentences import split_sentences
 )
 def test_sentences_are_found(sentences: list[str]) -> None:
     space = "" if sentences and sentences[0][0] in "今「" else "  "
-    assert split_sentences(space.join(sentences)) == [sentence.strip() for sentence in sentences]
+    assert list(split_sentences(space.join(sentences).encode())) == [sentence.strip() for sentence in sentences]
 
 
 def test_nothing_but_white_space_is_lost() -> None:
     draw = random.Random(0)
     for _ in range(2000):
         text = "".join(draw.choices("aB7 .!?…\"'”)(。！」、と।\u3000\n\t", k=draw.randrange(40)))
-        sentences = split_sentences(text)
+        sentences = list(split_sentences(text.encode()))
         assert "".join("".join(sentences).split()) == "".join(text.split())
         assert all(sentence and sentence == sentence.strip() for sentence in sentences)
 
 
+def test_sentences_do_not_depend_on_the_pieces_that_are_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = random.Random(0)
+    for _ in range(2000):
+        parts = draw.choices(
+            ["Mr", "a", "so on", "7", "U.S", "é", "😀", ".", "...", "?", "。", "」", "”", " ", " ", "\n"], k=40
+        )
+        encoded = "".join(parts).encode()
+        whole = list(split_sentences(encoded))
+        with monkeypatch.context() as patch:
+            patch.setattr(sentences_module, "PIECE", draw.randrange(20))
+            assert list(split_sentences(encoded)) == whole
+
+
 def test_time_grows_with_the_length_only() -> None:
     # A search back to the last space, or a repeated mark that is scanned again, would take minutes here.
-    assert len(split_sentences("x." * 500_000)) == 1
-    assert len(split_sentences("." * 500_000)) == 1
-    assert len(split_sentences("x. Y" * 200_000)) == 200_001
+    assert len(list(split_sentences(b"x." * 500_000))) == 1
+    assert len(list(split_sentences(b"." * 500_000))) == 1
+    assert len(list(split_sentences(b"x. Y" * 200_000))) == 200_001

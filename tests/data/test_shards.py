@@ -6,21 +6,21 @@ import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordReader
 
 from bertjax.data.blocks import Block
-from bertjax.data.documents import Document
+from bertjax.data.documents import Document, EncodedDocument
 from bertjax.data.pairs import Pair
-from bertjax.data.shards import Shard, ShardOptions, _serialize, id_dtype, record_features, write_shard
+from bertjax.data.shards import Shard, ShardOptions, _serialize, id_dtype, record_features, write_shards
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import UserError
 
 DOCUMENTS = [
-    Document(("Owls sleep by day. Bats do too.", "Moths fly at night.")),
-    Document(("Snow is white. Coal is not. Ash is grey.",)),
-    Document(("Rye is sown in autumn. Oats in spring.", "Both are cut in summer.")),
+    Document(("Owls sleep by day. Bats do too.", "Moths fly at night.")).encoded(),
+    Document(("Snow is white. Coal is not. Ash is grey.",)).encoded(),
+    Document(("Rye is sown in autumn. Oats in spring.", "Both are cut in summer.")).encoded(),
 ]
 
 
 def make_options(directory: Path, **changes: object) -> ShardOptions:
-    tokenizer = Tokenizer.train((p for d in DOCUMENTS for p in d.paragraphs), vocab_size=80)
+    tokenizer = Tokenizer.train((p.decode() for d in DOCUMENTS for p in d.paragraphs), vocab_size=80)
     tokenizer.save(directory / "tokenizer")
     fields = {
         "seq_len": 32,
@@ -32,6 +32,11 @@ def make_options(directory: Path, **changes: object) -> ShardOptions:
         **changes,
     }
     return ShardOptions(directory=str(directory), vocabulary=tokenizer.fingerprint, **fields)  # type: ignore[arg-type]
+
+
+def write_shard(options: ShardOptions, block: Block[EncodedDocument]) -> Shard:
+    (shard,) = write_shards([options], block)
+    return shard
 
 
 @pytest.mark.parametrize("vocab_size", [30522, 100_000])
@@ -58,7 +63,7 @@ def test_counts_are_those_of_the_text_and_the_rows(tmp_path: Path) -> None:
 
 
 def test_unknown_words_are_counted(tmp_path: Path) -> None:
-    strange = Document(("Ωmega ωmega sleep.",))
+    strange = Document(("Ωmega ωmega sleep.",)).encoded()
     shard = write_shard(make_options(tmp_path), Block("train", 0, [*DOCUMENTS, strange], 0))
     assert shard.counts["unknown_tokens"] == 2
 
@@ -82,7 +87,7 @@ def test_seed_and_number_of_the_block_decide_about_the_pairs(tmp_path: Path) -> 
 
 
 def test_documents_that_hold_nothing_are_an_error(tmp_path: Path) -> None:
-    nothing = Document(("\u200b\x00",))
+    nothing = Document(("\u200b\x00",)).encoded()
     with pytest.raises(UserError, match="of 3 train documents only 1 hold more than control characters"):
         write_shard(make_options(tmp_path), Block("train", 0, [DOCUMENTS[0], nothing, nothing], 0))
 

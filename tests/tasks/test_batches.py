@@ -96,3 +96,11 @@ def test_hidden_tokens_are_others_each_step_and_never_special() -> None:
     assert not changed[:, [0, *range(20, 32)]].any()
     assert changed[:, 1:20].mean() == pytest.approx(0.3, abs=0.04)
     np.testing.assert_array_equal(hidden(7, rate=0.0), ids)
+
+
+def test_targets_of_tokens_are_padded_with_none() -> None:
+    ids = [np.array([1, 5, 2], np.int32), np.array([1, 2], np.int32)]
+    tags = [np.array([-1, 4, -1], np.int32), np.array([-1, 7], np.int32)]
+    features = Features(ids, [np.zeros_like(row) for row in ids], {}, 0, token_targets={"tags": tags})
+    batch = make_batch(features, Choice(np.array([1, 0]), 4), 3)
+    assert batch["tags"].tolist() == [[-1, 7, -1, -1], [-1, 4, -1, -1], [-1] * 4]

@@ -16,9 +16,11 @@ from bertjax.errors import UserError
 from bertjax.sharding import make_mesh
 from bertjax.tasks.batches import Choice, evaluation_batches, make_batch
 from bertjax.tasks.classification import (
+    CheckLabel,
     Columns,
     Example,
     SequenceClassifier,
+    check_label,
     classification_loss,
     columns_of,
     features,
@@ -39,6 +41,10 @@ class Letters:
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         return [[ord(letter) - ord("a") + 10 for letter in text] for text in texts]
+
+
+def known(*labels: str) -> CheckLabel:
+    return functools.partial(check_label, labels=labels)
 
 
 def example(text: str, second: str | None = None, label: str | None = None, index: int = 0) -> Example:
@@ -68,13 +74,13 @@ def test_labels_of_json_are_read_as_text(tmp_path: Path) -> None:
 def test_labels_may_be_missing_where_nothing_is_learned_from_them(tmp_path: Path) -> None:
     path = tmp_path / "a.tsv"
     path.write_text("text\na\n")
-    assert read_examples(path, Columns(), ["x"], label_required=False) == [Example("a", None, None, 0)]
+    assert read_examples(path, Columns(), known("x"), label_required=False) == [Example("a", None, None, 0)]
     with pytest.raises(UserError, match="no column 'label'"):
-        read_examples(path, Columns(), ["x"])
+        read_examples(path, Columns(), known("x"))
     path.write_text("text\tlabel\na\t\n")
-    assert read_examples(path, Columns(), ["x"], label_required=False) == [Example("a", None, None, 0)]
+    assert read_examples(path, Columns(), known("x"), label_required=False) == [Example("a", None, None, 0)]
     with pytest.raises(UserError, match=r"a.tsv:2: '' is not a label"):
-        read_examples(path, Columns(), ["x"])
+        read_examples(path, Columns(), known("x"))
 
 
 @pytest.mark.parametrize(
@@ -90,7 +96,7 @@ def test_labels_may_be_missing_where_nothing_is_learned_from_them(tmp_path: Path
 def test_mistakes_say_where(tmp_path: Path, row: dict[str, object], message: str) -> None:
     (tmp_path / "a.jsonl").write_text(json.dumps(row))
     with pytest.raises(UserError, match=message):
-        read_examples(tmp_path / "a.jsonl", Columns(), ["x", "y"])
+        read_examples(tmp_path / "a.jsonl", Columns(), known("x", "y"))
 
 
 def test_a_pair_needs_both_texts(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bertjax.tasks.metrics import classification_metrics, majority_baseline, regression_metrics
+from bertjax.tasks.metrics import classification_metrics, majority_baseline, multilabel_metrics, regression_metrics
 
 
 def metrics(labels: list[int], predictions: list[int], n_classes: int) -> dict[str, float]:
@@ -73,3 +73,10 @@ def test_correlations_by_hand() -> None:
     tied = regression_metrics(scores_N, np.array([1.0, 1.0, 0.0, 2.0]))
     assert tied["spearman"] == pytest.approx(1.5 / np.sqrt(5 * 4.5))
     assert regression_metrics(scores_N, np.ones(4)) == {"pearson": 0.0, "spearman": 0.0}
+
+
+def test_multilabel_figures() -> None:
+    labels_NC = np.array([[1, 0, 0], [1, 1, 0], [0, 0, 0], [1, 0, 0]]) > 0
+    guesses_NC = np.array([[1, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 0]]) > 0
+    figures = multilabel_metrics(labels_NC, guesses_NC)
+    assert figures == pytest.approx({"f1": 2 * 2 / (4 + 3), "f1_macro": (4 / 5 + 0) / 2, "exact": 1 / 4})

@@ -8,7 +8,7 @@ import pytest
 from bertjax.config import TaskDataConfig
 from bertjax.errors import UserError
 from bertjax.tasks.classification import Columns, Example, read_examples
-from bertjax.tasks.regression import features, make_task, write_predictions
+from bertjax.tasks.regression import check_score, features, make_task, write_predictions
 from tests.tasks.test_classification import Letters
 
 
@@ -24,18 +24,18 @@ def test_scores_are_targets_and_unknown_ones_are_0() -> None:
 def test_what_is_no_number_is_no_score(tmp_path: Path, score: str) -> None:
     (tmp_path / "a.tsv").write_text(f"text\tlabel\na\t{score}\n")
     with pytest.raises(UserError, match=rf"a.tsv:2: '{score}' is not a score"):
-        read_examples(tmp_path / "a.tsv", Columns(), scores=True)
+        read_examples(tmp_path / "a.tsv", Columns(), check_score)
 
 
 def test_a_score_may_be_a_fraction_of_json(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": "a", "label": 0.5}\n{"text": "b"}\n')
-    examples = read_examples(tmp_path / "a.jsonl", Columns(), label_required=False, scores=True)
+    examples = read_examples(tmp_path / "a.jsonl", Columns(), check_score, label_required=False)
     assert [example.label for example in examples] == ["0.5", None]
 
 
 def test_classes_cannot_be_asked_for() -> None:
     with pytest.raises(UserError, match="examples_per_class=5, but scores are no classes"):
-        make_task(TaskDataConfig(examples_per_class=5), Letters())  # type: ignore[arg-type]
+        make_task(TaskDataConfig(examples_per_class=5), Letters(), 0)  # type: ignore[arg-type]
 
 
 def test_predictions_are_a_table(tmp_path: Path) -> None:

@@ -1,0 +1,182 @@
+"""SQuAD: its files of questions, and the scores of its official evaluators.
+
+Source: Rajpurkar et al. 2016 (1.1) and 2018 (2.0); the behaviour of their evaluate-v1.1.py and evaluate-v2.0.py.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import json
+import re
+import string
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bertjax.data import documents
+from bertjax.errors import UserError
+
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+class Answer(NamedTuple):
+    """An answer, and where it begins in the context (characters), None where the file does not say."""
+
+    text: str
+    start: int | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+    """A question about a text."""
+
+    id: str
+    question: str
+    context: str
+    answers: tuple[Answer, ...] = ()
+    """What people answered; none where the text holds no answer, or none is known."""
+
+
+def read_questions(path: str | Path, *, answers_required: bool) -> list[Question]:
+    """Returns the questions of a SQuAD .json file, plain or compressed, in order.
+
+    Raises: UserError, with the place, for a file of another form, an id that comes twice, an empty context, and where
+    `answers_required` a question without an answer.
+    """
+    path = Path(path)
+    questions = list(_questions(path, _read_json(path)))
+    if not questions:
+        raise UserError(f"{path} has no questions")
+    seen: set[str] = set()
+    for question in questions:
+        if question.id in seen:
+            raise UserError(f"{path}: the id {question.id!r} comes twice; give each question its own")
+        seen.add(question.id)
+        if answers_required and not question.answers:
+            raise UserError(
+                f"{path}: the question {question.id!r} has no answer; use --data.unanswerable=True, as for SQuAD 2.0,"
+                " if some have none"
+            )
+    return questions
+
+
+def _read_json(path: Path) -> Any:
+    compression = path.suffix if path.suffix in documents.DECOMPRESSORS else ""
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; name a .json file in SQuAD's form")
+    with path.open("rb") as raw, documents.DECOMPRESSORS[compression](raw) as stream:
+        text = "".join(line.text + line.end for line in documents.lines(path, stream, "strict"))
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}: not JSON ({error}); name a .json file in SQuAD's form") from error
+
+
+def _questions(path: Path, value: Any) -> Iterator[Question]:
+    for i, article in enumerate(_get(value, "data", list, str(path))):
+        for j, paragraph in enumerate(_get(article, "paragraphs", list, f"{path}: data[{i}]")):
+            where = f"{path}: data[{i}].paragraphs[{j}]"
+            context = _get(paragraph, "context", str, where)
+            if not context.strip():
+                raise UserError(f"{where}: the context is empty; leave it out")
+            for k, asked in enumerate(_get(paragraph, "qas", list, where)):
+                yield _question(asked, context, f"{where}.qas[{k}]")
+
+
+def _question(asked: Any, context: str, where: str) -> Question:
+    impossible = isinstance(asked, dict) and asked.get("is_impossible") is True
+    given = [] if impossible or "answers" not in asked else _get(asked, "answers", list, where)
+    answers = tuple(
+        Answer(_get(answer, "text", str, f"{where}.answers[{n}]"), answer.get("answer_start"))
+        for n, answer in enumerate(given)
+    )
+    text = _get(asked, "question", str, where)
+    if not text.strip():
+        raise UserError(f"{where}: the question is empty; leave it out")
+    return Question(_get(asked, "id", str, where), text, context, answers)
+
+
+def _get(value: Any, key: str, kind: type, where: str) -> Any:
+    if not isinstance(value, dict) or not isinstance(value.get(key), kind):
+        form = '{"data": [{"paragraphs": [{"context": ..., "qas": [{"id": ..., "question": ..., "answers": ...}]}]}]}'
+        raise UserError(f"{where} has no {key!r} ({kind.__name__}); SQuAD's form is {form}")
+    return value[key]
+
+
+def place_of(answer: Answer, context: str) -> int | None:
+    """Returns where the answer's text begins: where the file says, else its nearest occurrence; None if it has none."""
+    text, start = answer.text.strip(), answer.start or 0
+    if answer.start is not None and start >= 0 and context.startswith(answer.text, start) and text:
+        return start + answer.text.index(text)
+    found = [match.start() for match in re.finditer(re.escape(text), context)] if text else []
+    return min(found, key=lambda place: abs(place - start), default=None)
+
+
+def normalized(text: str) -> str:
+    """Returns the text in lower case without ASCII punctuation and articles, its white space single."""
+    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
+
+
+def exact(prediction: str, answer: str) -> float:
+    """Returns 1 if both are the same, normalized."""
+    return float(normalized(prediction) == normalized(answer))
+
+
+def f1(prediction: str, answer: str, *, unanswerable: bool) -> float:
+    """Returns the F1 of the prediction's words against the answer's, each counted as often as it comes.
+
+    Where one has no words it is 0 in version 1.1; in 2.0 (`unanswerable`) it is whether neither has.
+    """
+    predicted, true = normalized(prediction).split(), normalized(answer).split()
+    if unanswerable and not (predicted and true):
+        return float(predicted == true)
+    common = sum((collections.Counter(predicted) & collections.Counter(true)).values())
+    return 2 * common / (len(predicted) + len(true)) if common else 0.0
+
+
+class Score(NamedTuple):
+    """How well a question was answered, each from 0 to 1."""
+
+    exact: float
+    f1: float
+
+
+def score(prediction: str, question: Question, *, unanswerable: bool) -> Score:
+    """Returns the best scores of the prediction against any of the answers; "" is that there is none."""
+    answers = [answer.text for answer in question.answers]
+    if unanswerable:
+        answers = [answer for answer in answers if normalized(answer)] or [""]
+    return Score(
+        max(exact(prediction, answer) for answer in answers),
+        max(f1(prediction, answer, unanswerable=unanswerable) for answer in answers),
+    )
+
+
+def is_answerable(question: Question) -> bool:
+    """Returns whether there is an answer, as version 2.0 has it."""
+    return bool(question.answers)
+
+
+def best_threshold(
+    questions: Sequence[Question],
+    predictions: Mapping[str, str],
+    doubts: Mapping[str, float],
+    metric: Callable[[Score], float],
+) -> float:
+    """Returns the most doubt with which a question should be answered for the highest mean score, a saved figure.
+
+    `predictions` are the best answers that are none of "", `doubts` how much more the model likes to give none.
+    Source: find_best_thresh of evaluate-v2.0.py. Differs from: that takes a threshold between equal doubts, too.
+    """
+    ordered = sorted(questions, key=lambda question: doubts[question.id])
+    gained, best, threshold = 0.0, 0.0, min(doubts.values()) - 1.0
+    for i, question in enumerate(ordered):
+        doubt = doubts[question.id]
+        answered = metric(score(predictions[question.id], question, unanswerable=True))
+        gained += answered - metric(score("", question, unanswerable=True))
+        last_of_equals = i + 1 == len(ordered) or doubts[ordered[i + 1].id] > doubt
+        if last_of_equals and gained > best:
+            best, threshold = gained, doubt
+    return threshold
