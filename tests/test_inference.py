@@ -15,6 +15,7 @@ from bertjax.config import CheckpointConfig, Config, DataConfig, FinetuneConfig
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import UserError
 from bertjax.inference import Model, load
+from bertjax.sharding import ACT_B
 from bertjax.tasks.classification import SequenceClassifier
 from bertjax.training.checkpoints import Checkpoints
 from bertjax.training.step import TrainState
@@ -135,13 +136,14 @@ def test_two_banks_have_two_vectors_and_both_sides_reach_them(model: Model) -> N
     assert found[1].pieces.index("bank") == place
     assert np.abs(found[0].vectors[place] - found[1].vectors[place]).max() > 1e-3
 
-    ids_BS = jnp.array([reader.tokenizer.encode_batch(texts[:1])[0]], jnp.int32)
-    positions_BS = jnp.arange(ids_BS.shape[1])[None]
     with jax.set_mesh(model.mesh):
+        ids_BS = jnp.array([reader.tokenizer.encode_batch(texts[:1])[0]], jnp.int32)
+        positions_BS = jnp.arange(ids_BS.shape[1])[None]
+        ids_BS, positions_BS = (jax.sharding.reshard(x, ACT_B) for x in (ids_BS, positions_BS))
 
         def bank(encoder: Any) -> jax.Array:
             x_BSD = encoder(ids_BS, jnp.zeros_like(ids_BS), positions_BS, jnp.ones_like(ids_BS))
-            return jnp.sum(x_BSD[:, place, 0])
+            return jnp.sum(jnp.where(jnp.arange(x_BSD.shape[1]) == place, x_BSD[..., 0], 0))
 
         slopes = jax.jit(nnx.grad(bank), compiler_options=tiny.QUICK)(model.encoder)
     reached_VD = np.abs(slopes["embeddings"]["token"]["embedding"][...])

@@ -40,7 +40,8 @@ from bertjax.data.tokenizer import Tokenizer
 from bertjax.data.workers import map_in_order
 from bertjax.errors import UserError
 
-BLOCK_SIZES = 1_000_000, 16_000_000  # bytes of text, least and most; between them a part of the whole
+BLOCK_SIZES = 1_000_000, 8_000_000  # bytes of text, least and most; between them a part of the whole
+COMPRESSION = 4  # text takes about so many times the bytes of its compressed file
 BLOCKS = 32  # of a corpus of middle size, so that the last ones keep all workers busy
 SKIPPED_SHOWN = 3  # bad lines that are said, of those that are counted
 BLOCKS_FOR_WORKERS = 8  # fewer are not worth the start of processes
@@ -287,7 +288,8 @@ def _skip(config: PrepareConfig, skipped: Counter[str], shown: int = SKIPPED_SHO
 
 def _block_size(files: list[Path]) -> int:
     least, most = BLOCK_SIZES
-    return min(most, max(least, sum(path.stat().st_size for path in files) // BLOCKS))
+    size = sum(path.stat().st_size * (COMPRESSION if path.suffix in DECOMPRESSORS else 1) for path in files)
+    return min(most, max(least, size // BLOCKS))
 
 
 def _size_of_text(files: list[Path]) -> int | None:

@@ -52,12 +52,19 @@ def _training(source: Path, step: int | None) -> list[str]:
 
 
 def _data(data: dict[str, Any]) -> str:
-    """Returns a line on the text: of a corpus what its manifest says, if it is still there."""
-    manifest = Path(data.get("path", "")) / "manifest.json"
+    """Returns what is known of the text: of a corpus what its manifest says, if it is still there."""
     if "path" not in data:
         return f"Fine-tuned on {data['train']}, evaluated on {data['validation']}."
+    paths = [data["path"]] if isinstance(data["path"], str) else data["path"]
+    weights = data.get("weights")
+    mixed = f"\n\nMixed with the weights {', '.join(f'{w:g}' for w in weights)}." if weights else ""
+    return "\n\n".join(_corpus(path) for path in paths) + mixed
+
+
+def _corpus(path: str) -> str:
+    manifest = Path(path) / "manifest.json"
     if not manifest.is_file():
-        return f"Data: {data['path']}."
+        return f"Data: {path}."
     described = json.loads(manifest.read_text(encoding="utf-8"))
     rows = ", ".join(f"{split['rows']} rows for {name}" for name, split in described["splits"].items())
     sources = "\n".join(f"- {s['name']}, {s['bytes']} bytes, blake2b {s['blake2b']}" for s in described["sources"])
