@@ -30,7 +30,7 @@ from bertjax.data import installed_docs
 from bertjax.data.batches import prefetched
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import UserError, reported
-from bertjax.model.assembly import CLASSIFIER_HEADS, OF_TEXTS, Blueprint
+from bertjax.model.assembly import OF_TEXTS, Blueprint, classifier_heads
 from bertjax.model.encoder import check_mesh
 from bertjax.tasks import answers, batches, choices, classification, multilabel, regression, tagging
 from bertjax.tasks.sweep import sweep
@@ -71,7 +71,7 @@ def run(c: FinetuneConfig, workdir: str | Path) -> dict[str, float]:
         "metric": metric,
         "labels": list(task.labels),
         "model": dataclasses.asdict(model_config),
-        "heads": list(heads_of(c)),
+        "heads": list(classifier_heads(model_config, c.task, c.train.pooling)),
         "examples": fingerprint(task),
     }
     workdir = runs.open_workdir(workdir, c, facts, tokenizer)
@@ -169,13 +169,6 @@ def pretrained_blueprint(c: FinetuneConfig) -> Blueprint:
     if c.train.dropout is None:
         return blueprint
     return dataclasses.replace(blueprint, config=dataclasses.replace(model, dropout=c.train.dropout))
-
-
-def heads_of(c: FinetuneConfig) -> tuple[str, ...]:
-    """Returns what stands on the encoder."""
-    if c.task == "choice":
-        return choices.HEADS
-    return CLASSIFIER_HEADS[c.train.pooling] if c.task in OF_TEXTS else ("classifier",)
 
 
 def read_task(c: FinetuneConfig, tokenizer: Tokenizer) -> Task:

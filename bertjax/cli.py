@@ -129,13 +129,14 @@ class Predict:
 
 @dataclasses.dataclass(frozen=True)
 class Import:
-    """Makes a bertjax folder of a Hugging Face one, to fine-tune, to go on pretraining, to ask.
+    """Makes a bertjax folder of a Hugging Face one, or of Google's, to fine-tune, to go on pretraining, to ask.
 
     Prints what it holds. Code in the folder is ignored, pickles are refused.
     """
 
     source: Annotated[str, tyro.conf.Positional]
-    """A folder with config.json, model.safetensors (or its shards) and tokenizer.json or vocab.txt."""
+    """A folder with config.json, model.safetensors (or its shards) and tokenizer.json or vocab.txt; or with
+    bert_config.json, bert_model.ckpt.* and vocab.txt, which needs the extra `google`."""
     directory: Annotated[str, tyro.conf.Positional]
     """The folder to make."""
 

@@ -1,10 +1,11 @@
-"""What there is to start from: the folder of a run, or one of Hugging Face's, read as the same three things."""
+"""What there is to start from: the folder of a run, of Hugging Face's or of Google's, read as the same three things."""
 
 from __future__ import annotations
 
 import dataclasses
 import shutil
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import jax
@@ -15,7 +16,7 @@ from bertjax import runs
 from bertjax.config import CheckpointConfig, Config, FinetuneConfig, MeshConfig, ModelConfig, TaskDataConfig
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import UserError
-from bertjax.interop import huggingface
+from bertjax.interop import google, huggingface
 from bertjax.interop.model_card import model_card
 from bertjax.model.assembly import Blueprint, abstract_params
 from bertjax.sharding import make_mesh
@@ -23,10 +24,16 @@ from bertjax.training.checkpoints import Checkpoints, best_step, load_params, ne
 from bertjax.training.step import TrainState
 
 
+def others_format(path: str | Path) -> ModuleType | None:
+    """Returns the module that reads the folder, if it is one of Hugging Face's or of Google's."""
+    return next((module for module in (huggingface, google) if module.is_folder(path)), None)
+
+
 def read_blueprint(path: str | Path) -> Blueprint:
-    """Returns what the folder holds. Raises: UserError if it is neither a run's nor one of Hugging Face's."""
-    if huggingface.is_folder(path):
-        return huggingface.read_blueprint(path)
+    """Returns what the folder holds. Raises: UserError if it is neither a run's nor one that others made."""
+    if others := others_format(path):
+        blueprint: Blueprint = others.read_blueprint(path)
+        return blueprint
     record = runs.read_record(path)
     facts = record["facts"]
     if "model" not in facts:
@@ -38,8 +45,9 @@ def read_blueprint(path: str | Path) -> Blueprint:
 
 def read_tokenizer(path: str | Path, b: Blueprint) -> Tokenizer:
     """Returns the folder's tokenizer. Raises: UserError if it does not fit the embedding."""
-    if huggingface.is_folder(path):
-        return huggingface.read_tokenizer(path, b.config.vocab_size or 0)
+    if others := others_format(path):
+        tokenizer: Tokenizer = others.read_tokenizer(path, b.config.vocab_size or 0)
+        return tokenizer
     return _fitting(Tokenizer.load(Path(path) / "tokenizer"), path, b)
 
 
@@ -58,10 +66,11 @@ def read_params(path: str | Path, b: Blueprint, *, step: int | None = None) -> n
 
     `step` names another checkpoint. Raises: UserError if they are damaged, or not those of the blueprint.
     """
-    if huggingface.is_folder(path):
+    if others := others_format(path):
         if step is not None:
-            raise UserError(f"step={step}: {path} is a Hugging Face folder, which has one set of weights; leave it out")
-        return huggingface.read_params(path, b)
+            raise UserError(f"step={step}: {path} is no run's folder and has one set of weights; leave it out")
+        params: nnx.State = others.read_params(path, b)
+        return params
     return load_params(path, abstract_params(b), step=_best(path, b) if step is None else step)
 
 
@@ -93,7 +102,7 @@ def _is_tuned(path: str | Path) -> bool:
 
 
 def export_folder(source: str | Path, directory: str | Path, architecture: str | None = None) -> dict[str, Any]:
-    """Makes a Hugging Face folder of a run's, or of another of Hugging Face's; returns what is in it, as JSON.
+    """Makes a Hugging Face folder of a run's, of another or of one of Google's; returns what is in it, as JSON.
 
     `architecture` names the class it is for; None takes the one that has all the heads.
 
@@ -102,7 +111,7 @@ def export_folder(source: str | Path, directory: str | Path, architecture: str |
     source = Path(source)
     b = read_blueprint(source)
     tokenizer = read_tokenizer(source, b)
-    is_run = not huggingface.is_folder(source)
+    is_run = others_format(source) is None
     step = (_best(source, b) or newest_step(source)) if is_run else None
     with jax.set_mesh(make_mesh(MeshConfig(), jax.local_devices()[:1])):
         params = read_params(source, b, step=step)
@@ -112,16 +121,19 @@ def export_folder(source: str | Path, directory: str | Path, architecture: str |
 
 
 def import_folder(source: str | Path, directory: str | Path) -> dict[str, Any]:
-    """Makes a run's folder, of no steps, of one of Hugging Face's; returns what is in it, as JSON.
+    """Makes a run's folder, of no steps, of one of Hugging Face's or of Google's; returns what is in it, as JSON.
 
     Raises: UserError if `directory` holds something, or the source is no folder that can be read without a doubt.
     """
     directory = Path(directory)
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise UserError(f"{directory} is there already; name a new folder, or empty it")
-    if not huggingface.is_folder(source):
-        raise UserError(f"{source} is no Hugging Face folder: its config.json names no model_type")
-    b = huggingface.read_blueprint(source)
+    if others_format(source) is None:
+        raise UserError(
+            f"{source} is no Hugging Face folder (its config.json names no model_type) and none of Google's (it has no"
+            " bert_config.json)"
+        )
+    b = read_blueprint(source)
     tokenizer = read_tokenizer(source, b)
     facts = {
         "task": b.task,
@@ -132,7 +144,7 @@ def import_folder(source: str | Path, directory: str | Path) -> dict[str, Any]:
         "imported": str(source),
     }
     with jax.set_mesh(make_mesh(MeshConfig(), jax.local_devices()[:1])):
-        params = huggingface.read_params(source, b)
+        params = read_params(source, b)
         try:
             runs.open_workdir(directory, Imported(), facts, tokenizer)
             with Checkpoints(directory, CheckpointConfig()) as checkpoints:

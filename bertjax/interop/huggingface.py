@@ -17,6 +17,7 @@ from flax import nnx
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from bertjax.config import Pooling
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import UserError
 from bertjax.interop import bert, modernbert, roberta
@@ -31,7 +32,7 @@ WEIGHTS, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "c
 
 def is_folder(path: str | Path) -> bool:
     """Returns whether this is a folder of Hugging Face's: one whose config.json names a model_type."""
-    return (Path(path) / CONFIG).is_file() and "model_type" in _read_json(Path(path) / CONFIG)
+    return (Path(path) / CONFIG).is_file() and "model_type" in read_json(Path(path) / CONFIG)
 
 
 def read_blueprint(path: str | Path) -> Blueprint:
@@ -39,12 +40,13 @@ def read_blueprint(path: str | Path) -> Blueprint:
 
     Raises: UserError if there are no weights, or if it is of a model that ours is not.
     """
-    values = _read_json(Path(path) / CONFIG)
+    values = read_json(Path(path) / CONFIG)
     family = _family(values)
     heads = _heads(family, {family.renamed(name) for file in _files(path) for name in _names(file)})
     task = _task(family, values, heads)
     config = family.config_from_huggingface(values)
-    return Blueprint(config, heads, task, _labels(values, task) if "classifier" in heads else ())
+    labels = _labels(values, task) if "classifier" in heads else ()
+    return Blueprint(config, heads, task, labels, _pooling(values))
 
 
 def read_params(path: str | Path, b: Blueprint) -> nnx.State:
@@ -52,7 +54,7 @@ def read_params(path: str | Path, b: Blueprint) -> nnx.State:
 
     Raises: UserError unless every tensor of the folder has one place in the model and every place one tensor.
     """
-    family = _family(_read_json(Path(path) / CONFIG))
+    family = _family(read_json(Path(path) / CONFIG))
     tensors: dict[str, np.ndarray] = {}
     for file in _files(path):
         for name, tensor in _tensors(file):
@@ -96,6 +98,8 @@ def write_folder(
     b = _only(family, b, name)
     tensors = tensors_from_params(params, family.places(b))
     config = {"architectures": [name], "pad_token_id": tokenizer.pad_id, **family.huggingface_from_config(b.config)}
+    if b.config.family == "modernbert" and b.task == "classification":
+        config["classifier_pooling"] = b.pooling
     if b.task in ("classification", "tagging"):
         config["id2label"] = {str(i): label for i, label in enumerate(b.labels)}
         config["label2id"] = {label: i for i, label in enumerate(b.labels)}
@@ -109,10 +113,11 @@ def write_folder(
 
 
 def _add(path: Path, values: dict[str, Any]) -> None:
-    path.write_text(json.dumps(_read_json(path) | values, indent=2) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(read_json(path) | values, indent=2) + "\n", encoding="utf-8")
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """Returns the object that a file holds. Raises: UserError if it is not there, or none."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -139,7 +144,7 @@ def _files(path: str | Path) -> list[Path]:
     """Returns the files of the weights. Raises: UserError, with the remedy, if there are none or one is missing."""
     path = Path(path)
     if (path / INDEX).is_file():
-        shards = _read_json(path / INDEX).get("weight_map", {})
+        shards = read_json(path / INDEX).get("weight_map", {})
         files = [path / name for name in sorted(set(shards.values())) if Path(name).name == name]
         missing = [file.name for file in files if not file.is_file()]
         if missing or not files:
@@ -180,7 +185,8 @@ def _is_position_numbers(name: str, tensor: np.ndarray) -> bool:
 
 
 def _heads(family: ModuleType, names: set[str]) -> tuple[str, ...]:
-    return tuple(head for head, starts in family.HEADS.items() if any(name.startswith(starts) for name in names))
+    found = [head for head, starts in family.HEADS.items() if any(name.startswith(starts) for name in names)]
+    return tuple(head for head in found if head != "transform" or "masked_lm" not in found)
 
 
 def _task(family: ModuleType, values: Mapping[str, Any], heads: Sequence[str]) -> Task:
@@ -196,7 +202,13 @@ def _task(family: ModuleType, values: Mapping[str, Any], heads: Sequence[str]) -
         raise UserError(f"the Hugging Face config says problem_type={problem!r}; only classification can be imported")
     task: Task
     if named:
-        task = family.CLASSES[named[0]][0]
+        task, wanted = family.CLASSES[named[0]]
+        missing = [head for head in wanted if head not in heads and named[0] != family.BARE]
+        if missing:
+            raise UserError(
+                f"the Hugging Face config says architectures={named!r}, but there are no tensors of {missing}; get the"
+                " folder again, or name the class that it holds"
+            )
     elif "classifier" in heads:
         raise UserError(
             "the Hugging Face config lacks architectures, and the tensors are a classifier's: of which class?"
@@ -204,6 +216,14 @@ def _task(family: ModuleType, values: Mapping[str, Any], heads: Sequence[str]) -
     else:
         task = "pretraining"
     return task
+
+
+def _pooling(values: Mapping[str, Any]) -> Pooling:
+    """Returns how a classifier of texts takes their vectors, which only ModernBERT's config says."""
+    pooling: Pooling = values.get("classifier_pooling", "cls")
+    if pooling not in ("cls", "mean"):
+        raise UserError(f"the Hugging Face config says classifier_pooling={pooling!r}; use 'cls' or 'mean'")
+    return pooling
 
 
 def _labels(values: Mapping[str, Any], task: Task) -> tuple[str, ...]:
@@ -223,7 +243,7 @@ def _labels(values: Mapping[str, Any], task: Task) -> tuple[str, ...]:
 def _from_vocab(path: Path) -> Tokenizer:
     if not (path / "vocab.txt").is_file():
         raise UserError(f"{path} has neither tokenizer.json nor vocab.txt; put the model's tokenizer files there")
-    config = _read_json(path / "tokenizer_config.json") if (path / "tokenizer_config.json").is_file() else {}
+    config = read_json(path / "tokenizer_config.json") if (path / "tokenizer_config.json").is_file() else {}
     cased = not config.get("do_lower_case", True)
     try:
         return Tokenizer.from_vocab(path / "vocab.txt", cased=cased)
@@ -237,7 +257,12 @@ def _from_vocab(path: Path) -> Tokenizer:
 
 def _largest_class(family: ModuleType, b: Blueprint) -> str:
     """Returns the class that has most of the model's heads and none that it lacks."""
-    fitting = [name for name, (task, heads) in family.CLASSES.items() if task == b.task and set(heads) <= set(b.heads)]
+    fitting = [name for name in family.CLASSES if family.CLASSES[name][0] == b.task and not _lacking(family, b, name)]
+    if not fitting and "classifier" in b.heads:
+        raise UserError(
+            f"no class of Hugging Face's has the heads {', '.join(b.heads)}, for {b.task}; --architecture"
+            f" {family.BARE} leaves them out"
+        )
     return max(fitting, key=lambda name: len(family.CLASSES[name][1]), default=family.BARE)
 
 
@@ -245,9 +270,15 @@ def _only(family: ModuleType, b: Blueprint, name: str) -> Blueprint:
     if name not in family.CLASSES:
         raise UserError(f"architecture {name!r} is unknown; use one of {', '.join(family.CLASSES)}")
     task, heads = family.CLASSES[name]
-    missing = [head for head in heads if head not in b.heads and name != family.BARE]
-    if missing or (task != b.task and "classifier" in heads):
+    if _lacking(family, b, name) or (task != b.task and "classifier" in heads):
         raise UserError(
             f"{name} has the heads {', '.join(heads)}, the model, for {b.task}, only {', '.join(b.heads) or 'none'}"
         )
     return dataclasses.replace(b, heads=tuple(head for head in heads if head in b.heads), task=task)
+
+
+def _lacking(family: ModuleType, b: Blueprint, name: str) -> list[str]:
+    """Returns what parts the model from a class: heads of that class that it lacks, a pooling that the class lacks."""
+    heads = family.CLASSES[name][1]
+    missing = [head for head in heads if head not in b.heads and name != family.BARE]
+    return [*missing, *(["weighted"] if "classifier" in heads and "weighted" in b.heads else [])]

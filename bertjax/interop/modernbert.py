@@ -1,4 +1,4 @@
-"""Hugging Face's ModernBERT: encoder and masked-LM head.
+"""Hugging Face's ModernBERT in all its classes: its tensors and its config, to ours and back.
 
 Letters: D width, F feed-forward, V vocabulary.
 """
@@ -11,12 +11,15 @@ from typing import Any
 from bertjax.config import ModelConfig
 from bertjax.errors import UserError
 from bertjax.interop.configs import ACTIVATIONS, Rules, model_config, their_fields
-from bertjax.interop.places import Place, Places
+from bertjax.interop.places import Place, Places, dense
 from bertjax.model.assembly import Blueprint, Task
 
 CLASSES: dict[str, tuple[Task, tuple[str, ...]]] = {
     "ModernBertForMaskedLM": ("pretraining", ("masked_lm",)),
     "ModernBertModel": ("pretraining", ()),
+    "ModernBertForSequenceClassification": ("classification", ("transform", "classifier")),
+    "ModernBertForTokenClassification": ("tagging", ("transform", "classifier")),
+    "ModernBertForQuestionAnswering": ("answers", ("transform", "classifier")),
 }
 """What each class is for, and which of our heads it has."""
 
@@ -26,8 +29,8 @@ BODY, BARE = "model.", "ModernBertModel"
 TIED = {"decoder.weight": "model.embeddings.tok_embeddings.weight"}
 """Second names of tensors, there in state dicts and in some files."""
 
-HEADS = {"masked_lm": ("head.", "decoder.")}
-"""How the names of a head's tensors begin."""
+HEADS = {"masked_lm": ("decoder.",), "transform": ("head.",), "classifier": ("classifier.",)}
+"""How the names of a head's tensors begin. The masked-LM head has a transform, too, which is part of it here."""
 
 GLOBAL, LOCAL = "full_attention", "sliding_attention"
 
@@ -121,10 +124,14 @@ def places(b: Blueprint) -> Places:
     for layer in range(c.layers):
         found |= _layer_places(c, layer)
     found["model.final_norm.weight"] = Place("encoder.final_norm.scale", (D,))
+    for head in ("masked_lm", "transform"):
+        if head in b.heads:
+            found["head.dense.weight"] = Place(f"{head}.dense.kernel", (D, D))
+            found["head.norm.weight"] = Place(f"{head}.norm.scale", (D,))
     if "masked_lm" in b.heads:
-        found["head.dense.weight"] = Place("masked_lm.dense.kernel", (D, D))
-        found["head.norm.weight"] = Place("masked_lm.norm.scale", (D,))
         found["decoder.bias"] = Place("masked_lm.bias", (c.vocab_size,))
+    if "classifier" in b.heads:
+        found |= dense("classifier", "classifier", len(b.labels), D)
     return found
 
 

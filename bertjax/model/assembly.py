@@ -11,7 +11,7 @@ from flax import nnx
 from bertjax.config import ModelConfig, Pooling
 from bertjax.model import layers
 from bertjax.model.encoder import Encoder
-from bertjax.model.heads import MaskedLmHead, NextSentenceHead, Pooler, WeightedMean, text_width
+from bertjax.model.heads import MaskedLmHead, NextSentenceHead, Pooler, Transform, WeightedMean, text_width
 from bertjax.sharding import ACT_B, REPLICATED
 
 Task = Literal["pretraining", "classification", "multilabel", "regression", "tagging", "answers", "choice"]
@@ -22,12 +22,6 @@ OF_TEXTS: tuple[Task, ...] = ("classification", "multilabel", "regression")
 """Tasks whose classifier stands over the vector of a text; that of the others stands over the tokens."""
 
 PRETRAINING_HEADS = ("pooler", "masked_lm", "next_sentence")
-CLASSIFIER_HEADS: dict[Pooling, tuple[str, ...]] = {
-    "cls": ("pooler", "classifier"),
-    "mean": ("classifier",),
-    "weighted": ("weighted", "classifier"),
-    "layers": ("classifier",),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,12 +30,22 @@ class Blueprint:
 
     config: ModelConfig
     heads: tuple[str, ...] = PRETRAINING_HEADS
-    """Which of pooler, weighted, masked_lm, next_sentence and classifier there are."""
+    """Which of pooler, weighted, masked_lm, next_sentence, transform and classifier there are."""
     task: Task = "pretraining"
     labels: tuple[str, ...] = ()
     """What the classifier's logits stand for, in their order."""
     pooling: Pooling = "cls"
     """How a classifier of texts takes the vector of a text."""
+
+
+def classifier_heads(c: ModelConfig, task: Task, pooling: Pooling = "cls") -> tuple[str, ...]:
+    """Returns the heads of a classifier of texts or, as the task is, of tokens."""
+    modernbert = c.family == "modernbert"
+    heads = ("transform", "classifier") if modernbert and pooling != "layers" else ("classifier",)
+    if task in OF_TEXTS and pooling == "weighted":
+        return ("weighted", *heads)
+    pooled = (task in OF_TEXTS and pooling == "cls") or task == "choice"
+    return ("pooler", *heads) if pooled and not modernbert else heads
 
 
 class Assembly(nnx.Module):
@@ -58,13 +62,16 @@ class Assembly(nnx.Module):
             self.masked_lm = MaskedLmHead(c, rngs=rngs)
         if "next_sentence" in b.heads:
             self.next_sentence = NextSentenceHead(c, rngs=rngs)
+        if "transform" in b.heads:
+            self.transform = Transform(c, rngs=rngs)
         if "classifier" in b.heads:
             width = text_width(c, b.pooling)
             self.classifier = nnx.Linear(width, len(b.labels), **layers.weights(c, REPLICATED), rngs=rngs)
 
     def token_logits(self, x_BSD: jax.Array) -> jax.Array:
         """Returns logits_BSC of a classifier of tokens, from the encoder's last hidden states, or of other vectors."""
-        return self.classifier(x_BSD, out_sharding=ACT_B)
+        read_BSD = self.transform(x_BSD) if hasattr(self, "transform") else x_BSD
+        return self.classifier(read_BSD, out_sharding=ACT_B)
 
 
 def abstract_params(b: Blueprint) -> nnx.State:

@@ -1,4 +1,4 @@
-"""The heads: sentence vectors, masked-LM, next-sentence."""
+"""The heads: sentence vectors, masked-LM, next-sentence, what stands before a classifier."""
 
 from __future__ import annotations
 
@@ -75,6 +75,19 @@ class MaskedLmHead(nnx.Module):
         logits_BMV = jnp.einsum("BMD,VD->BMV", x_BMD.astype(token_VD.dtype), token_VD, out_sharding=LOGITS_BMV)
         bias_V = jnp.where(is_token(self.c), self.bias[...], layers.LARGE_NEGATIVE).astype(logits_BMV.dtype)
         return logits_BMV + jax.sharding.reshard(bias_V, LOGITS_V)[None, None]
+
+
+class Transform(nnx.Module):
+    """Dense layer, GELU, LayerNorm: what ModernBERT has between hidden states, or their mean, and the classes."""
+
+    def __init__(self, c: ModelConfig, *, rngs: nnx.Rngs):
+        self.dense = nnx.Linear(c.width, c.width, use_bias=c.biases, **layers.weights(c, DENSE_DD), rngs=rngs)
+        self.norm = layers.LayerNorm(c, rngs=rngs)
+        self.c = c
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Returns what becomes of each vector."""
+        return self.norm(layers.gelu(self.dense(x, out_sharding=ACT_B), self.c))
 
 
 class NextSentenceHead(nnx.Module):

@@ -21,7 +21,7 @@ from bertjax.config import TaskDataConfig
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import UserError
 from bertjax.model import layers
-from bertjax.model.assembly import Assembly, Blueprint
+from bertjax.model.assembly import Assembly, Blueprint, classifier_heads
 from bertjax.tasks import squad
 from bertjax.tasks.batches import Features
 from bertjax.tasks.squad import Question, Score
@@ -83,7 +83,9 @@ def make_task(data: TaskDataConfig, tokenizer: Tokenizer, seed: int) -> Task:
         metrics=("f1", "exact"),
         parts=parts,
         baselines={"never_answer_f1": float(unanswered)} if data.unanswerable else {},
-        make_model=lambda c, _, rngs: Assembly(Blueprint(c, ("classifier",), "answers", LABELS), rngs=rngs),
+        make_model=lambda c, _, rngs: Assembly(
+            Blueprint(c, classifier_heads(c, "answers"), "answers", LABELS), rngs=rngs
+        ),
         loss=answers_loss,
         outputs=logits,
         choose=functools.partial(_threshold, find) if data.unanswerable else lambda *_: {},

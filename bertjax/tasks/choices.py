@@ -19,7 +19,7 @@ from bertjax.config import TaskDataConfig
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import UserError
 from bertjax.model import layers
-from bertjax.model.assembly import Assembly, Blueprint
+from bertjax.model.assembly import Assembly, Blueprint, classifier_heads
 from bertjax.model.pretraining import gather
 from bertjax.tasks import classification
 from bertjax.tasks.batches import Features
@@ -30,7 +30,6 @@ from bertjax.training.losses import Sums, cross_entropy_sums, mean
 
 LABELS = ("score",)
 """What the head gives each choice."""
-HEADS = ("pooler", "classifier")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +67,9 @@ def make_task(data: TaskDataConfig, tokenizer: Tokenizer, seed: int) -> Task:
         metrics=("accuracy",),
         parts=parts,
         baselines={"majority_accuracy": majority_baseline(labels["train"], labels["validation"])},
-        make_model=lambda c, _, rngs: Assembly(Blueprint(c, HEADS, "choice", LABELS), rngs=rngs),
+        make_model=lambda c, _, rngs: Assembly(
+            Blueprint(c, classifier_heads(c, "choice"), "choice", LABELS), rngs=rngs
+        ),
         loss=choice_loss,
         outputs=logits,
         figures=lambda part, outputs, _: _figures(part.features.targets["labels"], np.stack(outputs)),

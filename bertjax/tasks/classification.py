@@ -22,8 +22,9 @@ from bertjax.config import ModelConfig, Pooling, TaskDataConfig
 from bertjax.data.tokenizer import Tokenizer as BertTokenizer
 from bertjax.errors import UserError
 from bertjax.model import layers
+from bertjax.model.assembly import classifier_heads
 from bertjax.model.encoder import Encoder
-from bertjax.model.heads import Pooler, WeightedMean, mean_over_span, means_of_layers, text_width
+from bertjax.model.heads import Pooler, Transform, WeightedMean, mean_over_span, means_of_layers, text_width
 from bertjax.sharding import ACT_B, REPLICATED
 from bertjax.tasks.bag_of_words import bag_of_words_baseline
 from bertjax.tasks.batches import Features
@@ -277,12 +278,16 @@ class SequenceClassifier(nnx.Module):
 
     That vector is the pooler's over [CLS] (Devlin et al. 2019, section 4.1; google-research/bert, run_classifier.py,
     create_model), the mean of the last hidden states, by equal or by learned weights, or the means of all layers'.
+    ModernBERT has no pooler, but a dense layer, GELU and LayerNorm over any vector of the last layer's (Warner et al.
+    2024's code).
     """
 
     def __init__(self, c: ModelConfig, n_classes: int, *, pooling: Pooling = "cls", rngs: nnx.Rngs):
         self.encoder = Encoder(c, rngs=rngs)
-        self.pooler = Pooler(c, rngs=rngs) if pooling == "cls" else None
-        self.weighted = WeightedMean(c, rngs=rngs) if pooling == "weighted" else None
+        heads = classifier_heads(c, "classification", pooling)
+        self.pooler = Pooler(c, rngs=rngs) if "pooler" in heads else None
+        self.weighted = WeightedMean(c, rngs=rngs) if "weighted" in heads else None
+        self.transform = Transform(c, rngs=rngs) if "transform" in heads else None
         width = text_width(c, pooling)
         self.classifier = nnx.Linear(width, n_classes, **layers.weights(c, REPLICATED), rngs=rngs)
         self.pooling = pooling
@@ -310,7 +315,10 @@ class SequenceClassifier(nnx.Module):
             return means_of_layers(x_BSD, spans_BS)
         if self.pooler is not None:
             return self.pooler(x_BSD[:, 0])
-        return self.weighted(x_BSD, spans_BS) if self.weighted is not None else mean_over_span(x_BSD, spans_BS)
+        x_BD = x_BSD[:, 0] if self.pooling == "cls" else mean_over_span(x_BSD, spans_BS)
+        if self.weighted is not None:
+            x_BD = self.weighted(x_BSD, spans_BS)
+        return x_BD if self.transform is None else self.transform(x_BD)
 
 
 def classification_loss(

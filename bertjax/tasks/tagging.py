@@ -23,7 +23,7 @@ from bertjax.config import TaskDataConfig
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import UserError
 from bertjax.model import layers
-from bertjax.model.assembly import Assembly, Blueprint
+from bertjax.model.assembly import Assembly, Blueprint, classifier_heads
 from bertjax.tasks import conll
 from bertjax.tasks.batches import Features
 from bertjax.tasks.conll import Sentence
@@ -67,7 +67,9 @@ def make_task(data: TaskDataConfig, tokenizer: Tokenizer, seed: int) -> Task:
         metrics=("f1", "precision", "recall", "accuracy"),
         parts=parts,
         baselines={"lexicon_f1": _lexicon_f1(sentences["train"], sentences["validation"])},
-        make_model=lambda c, _, rngs: Assembly(Blueprint(c, ("classifier",), "tagging", labels), rngs=rngs),
+        make_model=lambda c, _, rngs: Assembly(
+            Blueprint(c, classifier_heads(c, "tagging"), "tagging", labels), rngs=rngs
+        ),
         loss=tagging_loss,
         outputs=logits,
         figures=lambda part, outputs, _: _figures(part, outputs, labels),

@@ -13,7 +13,9 @@ import pytest
 from flax import nnx
 from safetensors.numpy import load_file
 
+from benchmarks.outputs import TOLERANCE
 from bertjax import pretrained
+from bertjax.errors import UserError
 from bertjax.inference import make_model
 from bertjax.interop import huggingface
 from tests.interop import folders
@@ -21,121 +23,27 @@ from tests.model import tiny
 
 transformers = pytest.importorskip("transformers")
 torch = pytest.importorskip("torch")
+from benchmarks import parity  # noqa: E402 - it needs both
+
 pytestmark = pytest.mark.parity
 
-TOLERANCE = 1e-5  # of the largest value, in float32
-LENGTHS = (48, 21, 7, 1)  # of the rows; the rest is padding
-SMALL = {"vocab_size": 150, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
-SIZES: dict[str, dict[str, Any]] = {
-    "small": SMALL | {"intermediate_size": 48, "max_position_embeddings": 64},
-    "wide": SMALL | {"hidden_size": 128, "num_attention_heads": 2, "intermediate_size": 512, "vocab_size": 200}
-    | {"max_position_embeddings": 50},
-    "deep": SMALL | {"num_hidden_layers": 7, "num_attention_heads": 8, "intermediate_size": 40}
-    | {"max_position_embeddings": 128},
-}  # fmt: skip
 AUTO = {"ForPreTraining": "AutoModelForPreTraining", "ForMaskedLM": "AutoModelForMaskedLM", "Model": "AutoModel"}
 AUTO |= {f"For{task}": f"AutoModelFor{task}" for task in ("SequenceClassification", "TokenClassification")}
 AUTO |= {"ForQuestionAnswering": "AutoModelForQuestionAnswering", "ForNextSentencePrediction": ""}
-CASES = [(family, head, "small") for family in ("Bert", "Roberta") for head in AUTO]
-CASES = [
-    case for case in CASES if case[:2] not in {("Roberta", "ForPreTraining"), ("Roberta", "ForNextSentencePrediction")}
-]
+CASES = [(family, head, "small") for family, heads in parity.HEADS.items() for head in heads]
 CASES += [("Bert", head, size) for head in ("ForPreTraining", "ForQuestionAnswering") for size in ("wide", "deep")]
-CASES += [("ModernBert", head, size) for head in ("ForMaskedLM", "Model") for size in SIZES]
-CASES += [("Roberta", "ForMaskedLM", size) for size in ("deep", "wide")]
-
-
-def make(family: str, head: str, size: str) -> Any:
-    """Returns a model of transformers whose weights, biases and norms are so large that all of them count."""
-    changes = (
-        {"local_attention": 10, "global_attn_every_n_layers": 3, "pad_token_id": 0} if family == "ModernBert" else {}
-    )
-    labels = 2 if "Question" in head else 3
-    config = getattr(transformers, f"{family}Config")(**SIZES[size], **changes, num_labels=labels)
-    model = getattr(transformers, family + head)(config).eval()
-    rng = np.random.default_rng(0)
-    for name, parameter in model.named_parameters():
-        centre = 1.0 if "norm" in name.lower() and name.endswith("weight") else 0.0
-        drawn = rng.normal(centre, config.hidden_size**-0.5, parameter.shape)
-        parameter.data = torch.tensor(drawn, dtype=torch.float32)
-    return model
-
-
-def rows(model: Any) -> dict[str, np.ndarray]:
-    """Returns rows of several lengths, with segments where there are any."""
-    rng = np.random.default_rng(1)
-    places, lengths = np.arange(max(LENGTHS)), np.array(LENGTHS)[:, None]
-    segments = (places >= lengths // 2) & (places < lengths) & (getattr(model.config, "type_vocab_size", 1) > 1)
-    ids = np.where(places < lengths, rng.integers(5, 150, (len(LENGTHS), max(LENGTHS))), model.config.pad_token_id)
-    return {"ids": ids, "segments": segments, "spans": places < lengths}
-
-
-def positions() -> np.ndarray:
-    return np.tile(np.arange(max(LENGTHS)), (len(LENGTHS), 1))
-
-
-def theirs(model: Any, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    inputs = {name: torch.tensor(value.astype(np.int64)) for name, value in batch.items()}
-    arguments = {"input_ids": inputs["ids"], "attention_mask": inputs["spans"], "output_hidden_states": True}
-    if hasattr(model.config, "type_vocab_size"):
-        arguments["token_type_ids"] = inputs["segments"]
-    with torch.no_grad():
-        found = dict(model(**arguments))
-    if "start_logits" in found:
-        found["logits"] = torch.stack([found.pop("start_logits"), found.pop("end_logits")], dim=-1)
-    if "Masked" in type(model).__name__:
-        found["prediction_logits"] = found.pop("logits")
-    if "Next" in type(model).__name__:
-        found["seq_relationship_logits"] = found.pop("logits")
-    hidden = found.pop("hidden_states")
-    found.setdefault("last_hidden_state", hidden[-1])
-    return {name: value.numpy() for name, value in found.items()}
-
-
-def ours(folder: Path, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Returns the same outputs under the same names, where the model has them."""
-    b = pretrained.read_blueprint(folder)
-    params = pretrained.read_params(folder, b)
-    graphdef = nnx.graphdef(nnx.eval_shape(lambda: make_model(b)))
-    inputs = [x.astype(np.int32) for x in (batch["ids"], batch["segments"], positions(), batch["spans"])]
-
-    @functools.partial(jax.jit, compiler_options=tiny.QUICK)
-    def outputs(params: nnx.State) -> dict[str, jax.Array]:
-        model: Any = nnx.merge(graphdef, params)
-        x_BSD = model.encoder(*inputs)
-        found = {"last_hidden_state": x_BSD}
-        if "pooler" in b.heads:
-            found["pooler_output"] = model.pooler(x_BSD[:, 0])
-        if "masked_lm" in b.heads:
-            logits_BSV = model.masked_lm(x_BSD, model.encoder.embeddings.token.embedding[...])
-            found["prediction_logits"] = logits_BSV[..., : b.config.vocab_size]
-        if "next_sentence" in b.heads:
-            found["seq_relationship_logits"] = model.next_sentence(found["pooler_output"])
-        if "classifier" in b.heads:
-            found["logits"] = model(*inputs) if b.task == "classification" else model.token_logits(x_BSD)
-        return found
-
-    found: dict[str, np.ndarray] = jax.device_get(outputs(params))
-    return found
-
-
-def assert_agree(got: dict[str, np.ndarray], wanted: dict[str, np.ndarray], real: np.ndarray) -> None:
-    assert got.keys() >= wanted.keys() - {"pooler_output"}
-    for name, value in wanted.items():
-        if name in got:
-            a, b = (x[real] if x.shape[:2] == real.shape else x for x in (got[name], value))
-            np.testing.assert_allclose(a, b, atol=TOLERANCE * np.abs(b).max(), rtol=0, err_msg=name)
+CASES += [(family, "ForMaskedLM", size) for family in ("Roberta", "ModernBert") for size in ("wide", "deep")]
+CASES += [(family, "ForMaskedLM", "long") for family in parity.HEADS]
 
 
 @pytest.mark.parametrize(("family", "head", "size"), CASES)
 def test_every_class_computes_what_transformers_computes_and_goes_back_to_it(
     tmp_path: Path, family: str, head: str, size: str
 ) -> None:
-    model = make(family, head, size)
-    model.save_pretrained(tmp_path / "hf")
-    batch = rows(model)
-    wanted = theirs(model, batch)
-    assert_agree(ours(tmp_path / "hf", batch), wanted, batch["spans"])
+    found = parity.compare(family, head, size, tmp_path / "hf", tiny.QUICK)
+    for what in ("logits", "gradients"):
+        assert found[what]["relative"] < TOLERANCE
+        assert found[what]["largest"] > 0.1
 
     b = pretrained.read_blueprint(tmp_path / "hf")
     params = pretrained.read_params(tmp_path / "hf", b)
@@ -144,17 +52,33 @@ def test_every_class_computes_what_transformers_computes_and_goes_back_to_it(
     assert one.keys() == two.keys()
     for name, tensor in one.items():
         np.testing.assert_array_equal(two[name], tensor, err_msg=name)
-    auto = getattr(transformers, AUTO[head] or family + head)
+    name = head.partition(":")[0]
+    auto = getattr(transformers, AUTO[name] or family + name)
     loaded, info = auto.from_pretrained(tmp_path / "back", output_loading_info=True)
     assert not any(info.values())
-    assert type(loaded).__name__ == family + head
-    for name, value in theirs(loaded.eval(), batch).items():
-        np.testing.assert_array_equal(value, wanted[name], err_msg=name)
-    ids = ("vocab_size", "id2label", "max_position_embeddings", "architectures", "layer_types", "rope_parameters")
+    assert type(loaded).__name__ == family + name
+    model = parity.make(family, head, size)
+    rows = parity.make_rows(model, size)
+    wanted, _ = parity.theirs(model, rows)
+    for output, value in parity.theirs(loaded.eval(), rows)[0].items():
+        np.testing.assert_array_equal(value, wanted[output], err_msg=output)
+    same: tuple[str, ...] = ("vocab_size", "max_position_embeddings", "architectures", "layer_types", "rope_parameters")
+    same += ("id2label",) if "Classification" in head else ()
+    same += ("classifier_pooling",) if "SequenceClassification" in head else ()
     configs = [json.loads((tmp_path / name / "config.json").read_text()) for name in ("hf", "back")]
-    for name in ids:
-        if "id2label" not in name or "Classification" in head:
-            assert configs[0].get(name) == configs[1].get(name)
+    for field in same:
+        assert configs[0].get(field) == configs[1].get(field)
+
+
+def test_the_table_is_of_the_families_heads_and_sizes_asked_for() -> None:
+    asked = parity.Arguments(families=("Bert", "ModernBert"), heads=("Model", "ForPreTraining"), sizes=("small",))
+    assert list(parity.cases(asked)) == [
+        ("Bert", "Model", "small"),
+        ("Bert", "ForPreTraining", "small"),
+        ("ModernBert", "Model", "small"),
+    ]
+    with pytest.raises(UserError, match="sizes='huge' is unknown; use of base"):
+        list(parity.cases(parity.Arguments(sizes=("huge",))))
 
 
 def test_the_exported_tokenizer_gives_the_same_ids(tmp_path: Path) -> None:
@@ -172,10 +96,10 @@ def test_the_exported_tokenizer_gives_the_same_ids(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("family", "size"), [(family, "deep") for family in ("Bert", "Roberta", "ModernBert")])
 def test_attention_weights_of_every_layer_are_those_of_transformers(tmp_path: Path, family: str, size: str) -> None:
-    model = make(family, "Model", size)
+    model = parity.make(family, "Model", size)
     model.save_pretrained(tmp_path)
     model.set_attn_implementation("eager")  # the others have none to show
-    batch = rows(model)
+    batch = parity.make_rows(model, size)
     inputs = {name: torch.tensor(batch[name].astype(np.int64)) for name in ("ids", "segments", "spans")}
     segments = {"token_type_ids": inputs["segments"]} if family != "ModernBert" else {}
     with torch.no_grad():
@@ -185,7 +109,8 @@ def test_attention_weights_of_every_layer_are_those_of_transformers(tmp_path: Pa
     b = pretrained.read_blueprint(tmp_path)
     params = pretrained.read_params(tmp_path, b)
     graphdef = nnx.graphdef(nnx.eval_shape(lambda: make_model(b)))
-    arrays = [jax.numpy.asarray(x, "int32") for x in (batch["ids"], batch["segments"], positions(), batch["spans"])]
+    given = (batch[name] for name in ("ids", "segments", "positions", "spans"))
+    arrays = [jax.numpy.asarray(x, "int32") for x in given]
 
     @functools.partial(jax.jit, compiler_options=tiny.QUICK)
     def attentions(params: nnx.State) -> jax.Array:
@@ -194,6 +119,6 @@ def test_attention_weights_of_every_layer_are_those_of_transformers(tmp_path: Pa
         return weights_LBHST
 
     weights_LBHST = np.asarray(attentions(params))
-    for row, length in enumerate(LENGTHS):
+    for row, length in enumerate(parity.SIZES[size].lengths):
         real = np.s_[:, row, :, :length, :length]
         np.testing.assert_allclose(weights_LBHST[real], wanted_LBHST[real], atol=TOLERANCE, rtol=0)

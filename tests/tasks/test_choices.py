@@ -19,7 +19,7 @@ from bertjax.errors import UserError
 from bertjax.model.assembly import Assembly, Blueprint
 from bertjax.sharding import make_mesh
 from bertjax.tasks.batches import Features, evaluation_batches, make_batch
-from bertjax.tasks.choices import HEADS, LABELS, Example, choice_loss, features, logits, read_examples
+from bertjax.tasks.choices import LABELS, Example, choice_loss, features, logits, read_examples
 from bertjax.training.step import fresh_params, make_forward, to_mesh
 from tests.conftest import OBJECTS, SUBJECTS, VERBS
 from tests.tasks.test_classification import Letters, readable
@@ -39,7 +39,7 @@ def mesh() -> jax.sharding.Mesh:
 
 
 def make_model(rngs: nnx.Rngs) -> Assembly:
-    return Assembly(Blueprint(MODEL, HEADS, "choice", LABELS), rngs=rngs)
+    return Assembly(Blueprint(MODEL, ("pooler", "classifier"), "choice", LABELS), rngs=rngs)
 
 
 def scores(made: Features, mesh: jax.sharding.Mesh) -> np.ndarray:
@@ -201,7 +201,7 @@ def test_scores_are_those_of_transformers(tmp_path: Path, mesh: jax.sharding.Mes
     theirs = transformers.BertForMultipleChoice(config).eval()
     theirs.save_pretrained(tmp_path)
     b = pretrained.read_blueprint(tmp_path)
-    assert (b.task, b.heads, b.labels) == ("choice", HEADS, LABELS)
+    assert (b.task, b.heads, b.labels) == ("choice", ("pooler", "classifier"), LABELS)
     made = features([Example("ab", ("cd", "ef", "gh"), "0", 0)], Letters(), 12)
     (choice,) = evaluation_batches(made.lengths_N, 1, 48)
     with jax.set_mesh(mesh):
