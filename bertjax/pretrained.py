@@ -115,8 +115,8 @@ def export_folder(source: str | Path, directory: str | Path, architecture: str |
     step = (_best(source, b) or newest_step(source)) if is_run else None
     with jax.set_mesh(make_mesh(MeshConfig(), jax.local_devices()[:1])):
         params = read_params(source, b, step=step)
-    card = model_card(source, b, step)
-    name = huggingface.write_folder(directory, b, params, tokenizer, architecture=architecture, card=card)
+    name = huggingface.write_folder(directory, b, params, tokenizer, architecture)
+    (Path(directory) / "README.md").write_text(model_card(source, b, step, name), encoding="utf-8")
     return {"architecture": name, "step": step, "labels": list(b.labels)}
 
 

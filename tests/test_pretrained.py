@@ -96,7 +96,13 @@ def test_an_export_says_where_the_model_comes_from(finished: Path, tmp_path: Pat
     made = pretrained.export_folder(finished, tmp_path / "hf")
     assert made == {"architecture": "BertForPreTraining", "step": 24, "labels": []}
     card = (tmp_path / "hf" / "README.md").read_text()
-    for part in ("stories.txt", "Weights of step 24 on 8 x cpu", "mlm_accuracy", '"peak_lr": 0.003'):
+    for part in (
+        "import AutoTokenizer, BertForPreTraining\n",
+        "stories.txt",
+        "Weights of step 24 on 8 x cpu",
+        "mlm_accuracy",
+        '"peak_lr": 0.003',
+    ):
         assert part in card
     text = "the old [MASK] follows the bridge."
     assert bertjax.load(tmp_path / "hf").fill_mask(text) == bertjax.load(finished).fill_mask(text)

@@ -5,9 +5,8 @@ Code that a folder brings (`auto_map`) is never run, and pickles are never opene
 
 from __future__ import annotations
 
-import dataclasses
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,12 +16,12 @@ from flax import nnx
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from bertjax.config import Pooling
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import UserError
 from bertjax.interop import bert, modernbert, roberta
+from bertjax.interop.classes import blueprint_for, described, heads_of, labels_of, largest_class, pooling_of, task_of
 from bertjax.interop.places import params_from_tensors, tensors_from_params
-from bertjax.model.assembly import Blueprint, Task, abstract_params
+from bertjax.model.assembly import Blueprint, abstract_params
 
 FAMILIES: dict[str, ModuleType] = {"bert": bert, "modernbert": modernbert, "roberta": roberta}
 """By `model_type`. Each module has CLASSES, HEADS, TIED, `config_from_huggingface`, `places` and their way back."""
@@ -42,11 +41,11 @@ def read_blueprint(path: str | Path) -> Blueprint:
     """
     values = read_json(Path(path) / CONFIG)
     family = _family(values)
-    heads = _heads(family, {family.renamed(name) for file in _files(path) for name in _names(file)})
-    task = _task(family, values, heads)
+    heads = heads_of(family, {family.renamed(name) for file in _files(path) for name in _names(file)})
+    task = task_of(family, values, heads)
     config = family.config_from_huggingface(values)
-    labels = _labels(values, task) if "classifier" in heads else ()
-    return Blueprint(config, heads, task, labels, _pooling(values))
+    labels = labels_of(values, task) if "classifier" in heads else ()
+    return Blueprint(config, heads, task, labels, pooling_of(values))
 
 
 def read_params(path: str | Path, b: Blueprint) -> nnx.State:
@@ -82,9 +81,9 @@ def read_tokenizer(path: str | Path, c_vocab_size: int) -> Tokenizer:
 
 
 def write_folder(
-    path: str | Path, b: Blueprint, params: nnx.State, tokenizer: Tokenizer, *, architecture: str | None, card: str
+    path: str | Path, b: Blueprint, params: nnx.State, tokenizer: Tokenizer, architecture: str | None = None
 ) -> str:
-    """Writes config.json, model.safetensors, the tokenizer's files and README.md; returns the class they are for.
+    """Writes config.json, model.safetensors and the tokenizer's files; returns the class they are for.
 
     `architecture` names another class than the one that has all the heads, and leaves those it lacks out.
 
@@ -94,21 +93,16 @@ def write_folder(
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise UserError(f"{path} is there already; name a new folder, or empty it")
     family = _family_of(b)
-    name = architecture or _largest_class(family, b)
-    b = _only(family, b, name)
+    name = architecture or largest_class(family, b)
+    b = blueprint_for(family, b, name)
     tensors = tensors_from_params(params, family.places(b))
-    config = {"architectures": [name], "pad_token_id": tokenizer.pad_id, **family.huggingface_from_config(b.config)}
-    if b.config.family == "modernbert" and b.task == "classification":
-        config["classifier_pooling"] = b.pooling
-    if b.task in ("classification", "tagging"):
-        config["id2label"] = {str(i): label for i, label in enumerate(b.labels)}
-        config["label2id"] = {label: i for i, label in enumerate(b.labels)}
+    config = {"architectures": [name], "pad_token_id": tokenizer.pad_id}
+    config |= family.huggingface_from_config(b.config) | described(b)
     tokenizer.save(path)
     _add(path / "tokenizer_config.json", {"model_max_length": b.config.max_positions})
     prefix = family.BODY if name == family.BARE else ""
     save_file({key.removeprefix(prefix): x for key, x in tensors.items()}, path / WEIGHTS, {"format": "pt"})
     (path / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    (path / "README.md").write_text(card, encoding="utf-8")
     return name
 
 
@@ -184,62 +178,6 @@ def _is_position_numbers(name: str, tensor: np.ndarray) -> bool:
     return name.endswith("embeddings.position_ids") and np.array_equal(tensor.ravel(), np.arange(tensor.size))
 
 
-def _heads(family: ModuleType, names: set[str]) -> tuple[str, ...]:
-    found = [head for head, starts in family.HEADS.items() if any(name.startswith(starts) for name in names)]
-    return tuple(head for head in found if head != "transform" or "masked_lm" not in found)
-
-
-def _task(family: ModuleType, values: Mapping[str, Any], heads: Sequence[str]) -> Task:
-    """Returns what the model is for: what its class says, or without one whatever its heads can only be for."""
-    named = values.get("architectures") or []
-    unknown = [name for name in named if name not in family.CLASSES]
-    if unknown:
-        raise UserError(
-            f"the Hugging Face config says architectures={named!r}; only {', '.join(family.CLASSES)} can be imported"
-        )
-    problem = values.get("problem_type")
-    if problem not in (None, "single_label_classification"):
-        raise UserError(f"the Hugging Face config says problem_type={problem!r}; only classification can be imported")
-    task: Task
-    if named:
-        task, wanted = family.CLASSES[named[0]]
-        missing = [head for head in wanted if head not in heads and named[0] != family.BARE]
-        if missing:
-            raise UserError(
-                f"the Hugging Face config says architectures={named!r}, but there are no tensors of {missing}; get the"
-                " folder again, or name the class that it holds"
-            )
-    elif "classifier" in heads:
-        raise UserError(
-            "the Hugging Face config lacks architectures, and the tensors are a classifier's: of which class?"
-        )
-    else:
-        task = "pretraining"
-    return task
-
-
-def _pooling(values: Mapping[str, Any]) -> Pooling:
-    """Returns how a classifier of texts takes their vectors, which only ModernBERT's config says."""
-    pooling: Pooling = values.get("classifier_pooling", "cls")
-    if pooling not in ("cls", "mean"):
-        raise UserError(f"the Hugging Face config says classifier_pooling={pooling!r}; use 'cls' or 'mean'")
-    return pooling
-
-
-def _labels(values: Mapping[str, Any], task: Task) -> tuple[str, ...]:
-    if task == "answers":
-        return ("start", "end")
-    if task == "choice":
-        return ("score",)
-    named = values.get("id2label") or {str(i): f"LABEL_{i}" for i in range(values.get("num_labels", 2))}
-    labels = tuple(str(named.get(str(i))) for i in range(len(named)))
-    if set(named) != {str(i) for i in range(len(named))} or len(set(labels)) != len(labels):
-        raise UserError(
-            f"the Hugging Face config says id2label={named!r}; use a different name for each of 0, 1, 2 ..."
-        )
-    return labels
-
-
 def _from_vocab(path: Path) -> Tokenizer:
     if not (path / "vocab.txt").is_file():
         raise UserError(f"{path} has neither tokenizer.json nor vocab.txt; put the model's tokenizer files there")
@@ -253,32 +191,3 @@ def _from_vocab(path: Path) -> Tokenizer:
         raise UserError(
             f'{error}. For a cased model write {{"do_lower_case": false}} into {path / "tokenizer_config.json"}'
         ) from error
-
-
-def _largest_class(family: ModuleType, b: Blueprint) -> str:
-    """Returns the class that has most of the model's heads and none that it lacks."""
-    fitting = [name for name in family.CLASSES if family.CLASSES[name][0] == b.task and not _lacking(family, b, name)]
-    if not fitting and "classifier" in b.heads:
-        raise UserError(
-            f"no class of Hugging Face's has the heads {', '.join(b.heads)}, for {b.task}; --architecture"
-            f" {family.BARE} leaves them out"
-        )
-    return max(fitting, key=lambda name: len(family.CLASSES[name][1]), default=family.BARE)
-
-
-def _only(family: ModuleType, b: Blueprint, name: str) -> Blueprint:
-    if name not in family.CLASSES:
-        raise UserError(f"architecture {name!r} is unknown; use one of {', '.join(family.CLASSES)}")
-    task, heads = family.CLASSES[name]
-    if _lacking(family, b, name) or (task != b.task and "classifier" in heads):
-        raise UserError(
-            f"{name} has the heads {', '.join(heads)}, the model, for {b.task}, only {', '.join(b.heads) or 'none'}"
-        )
-    return dataclasses.replace(b, heads=tuple(head for head in heads if head in b.heads), task=task)
-
-
-def _lacking(family: ModuleType, b: Blueprint, name: str) -> list[str]:
-    """Returns what parts the model from a class: heads of that class that it lacks, a pooling that the class lacks."""
-    heads = family.CLASSES[name][1]
-    missing = [head for head in heads if head not in b.heads and name != family.BARE]
-    return [*missing, *(["weighted"] if "classifier" in heads and "weighted" in b.heads else [])]

@@ -7,28 +7,24 @@ from pathlib import Path
 from typing import Any
 
 from bertjax import __version__, runs
-from bertjax.model.assembly import Blueprint
+from bertjax.model.assembly import OF_TEXTS, Blueprint
 from bertjax.training.metrics import last_evaluation
 
-USE = {
-    "pretraining": "AutoModelForPreTraining",
-    "classification": "AutoModelForSequenceClassification",
-    "tagging": "AutoModelForTokenClassification",
-    "answers": "AutoModelForQuestionAnswering",
-}
 
+def model_card(source: Path, b: Blueprint, step: int | None, architecture: str) -> str:
+    """Returns the page of a model that is exported as the class `architecture`.
 
-def model_card(source: Path, b: Blueprint, step: int | None) -> str:
-    """Returns the page. `source` is a run's folder or one of Hugging Face's, `step` that of a run's checkpoint."""
+    `source` is a run's folder or one of others', `step` that of a run's checkpoint.
+    """
     c = b.config
     parts = [
         f"---\nlibrary_name: transformers\ntags:\n- bertjax\n---\n\n# {source.resolve().name}",
         f"An encoder of {c.layers} layers, width {c.width} and {c.heads} heads, with {c.vocab_size} entries in its"
         f" vocabulary and at most {c.max_positions} tokens at a time, for {b.task}; exported by bertjax {__version__}.",
-        "```python\nfrom transformers import AutoTokenizer, " + USE[b.task] + "\n\n"
-        f'model = {USE[b.task]}.from_pretrained("PATH")\ntokenizer = AutoTokenizer.from_pretrained("PATH")\n```',
+        f"```python\nfrom transformers import AutoTokenizer, {architecture}\n\n"
+        f'model = {architecture}.from_pretrained("PATH")\ntokenizer = AutoTokenizer.from_pretrained("PATH")\n```',
     ]
-    if b.task in ("classification", "tagging"):
+    if b.task in (*OF_TEXTS, "tagging"):
         parts.append(f"Labels: {', '.join(b.labels)}.")
     if (source / "metrics.jsonl").is_file():
         parts += _training(source, step)

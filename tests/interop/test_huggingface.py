@@ -13,9 +13,14 @@ import pytest
 from safetensors.numpy import save_file
 
 import bertjax
+from bertjax.config import Pooling
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import UserError
+from bertjax.interop import bert
+from bertjax.interop.classes import blueprint_for, largest_class
 from bertjax.interop.huggingface import is_folder, read_blueprint, read_params, read_tokenizer
+from bertjax.model.assembly import Blueprint, classifier_heads
+from bertjax.pretrained import export_folder
 from tests.interop.folders import ANSWERS, CLASSIFIER, TOKENIZER, golden_tensors, write
 
 HEADS = ("cls.",)
@@ -188,7 +193,8 @@ def test_what_cannot_be_read_without_a_doubt_is_refused(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"problem_type": "regression"}, "problem_type='regression'"),
+        ({"problem_type": "regression"}, "problem_type='regression' of 2 classes"),
+        ({"problem_type": "ranking"}, "problem_type='ranking' of 2 classes; only single_label_classification, multi_"),
         ({"id2label": {"0": "a", "2": "b", "1": "a"}}, "use a different name"),
         ({"id2label": {"0": "a", "1": "b"}}, "classifier.weight is [3, 24], expected [2, 24]"),
         ({"architectures": None}, "of which class?"),
@@ -198,6 +204,45 @@ def test_classes_that_are_not_clear_are_refused(tmp_path: Path, changes: dict[st
     folder = write(tmp_path / "hf", golden_tensors("cls.") | CLASSIFIER, "BertForSequenceClassification", **changes)
     with pytest.raises(UserError, match=re.escape(message)):
         bertjax.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("problem", "classes", "task"),
+    [
+        ("single_label_classification", 3, "classification"),
+        ("multi_label_classification", 3, "multilabel"),
+        ("regression", 1, "regression"),
+        (None, 3, "classification"),
+        (None, 1, "regression"),
+    ],
+)
+def test_what_a_classifier_of_texts_is_for_goes_in_and_out(
+    tmp_path: Path, problem: str | None, classes: int, task: str
+) -> None:
+    names = {str(i): f"name {i}" for i in range(classes)}
+    tensors = golden_tensors("cls.") | {name: x[:classes] for name, x in CLASSIFIER.items()}
+    changes = {"id2label": names, "problem_type": problem}
+    folder = write(tmp_path / "hf", tensors, "BertForSequenceClassification", **changes)
+    b = read_blueprint(folder)
+    assert (b.task, b.labels) == (task, tuple(names.values()))
+    assert export_folder(folder, tmp_path / "back")["architecture"] == "BertForSequenceClassification"
+    assert read_blueprint(tmp_path / "back") == b
+    same_params(folder, tmp_path / "back")
+
+
+@pytest.mark.parametrize("pooling", ["mean", "weighted", "layers"])
+def test_a_classifier_that_hugging_face_has_no_class_for_is_exported_as_its_encoder_only(
+    tmp_path: Path, pooling: Pooling
+) -> None:
+    c = read_blueprint(write(tmp_path / "hf", golden_tensors(), "BertForPreTraining")).config
+    b = Blueprint(c, classifier_heads(c, "classification", pooling), "classification", ("a", "b"), pooling)
+    with pytest.raises(
+        UserError, match=r"no class of Hugging Face's has the heads .*; --architecture BertModel leaves"
+    ):
+        largest_class(bert, b)
+    with pytest.raises(UserError, match=r"BertForSequenceClassification has the heads pooler, classifier, the model"):
+        blueprint_for(bert, b, "BertForSequenceClassification")
+    assert blueprint_for(bert, b, "BertModel").heads == ()
 
 
 def test_a_run_is_no_folder_of_hugging_faces(finished: Path, tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def test_every_class_computes_what_transformers_computes_and_goes_back_to_it(
 
     b = pretrained.read_blueprint(tmp_path / "hf")
     params = pretrained.read_params(tmp_path / "hf", b)
-    huggingface.write_folder(tmp_path / "back", b, params, folders.TOKENIZER, architecture=None, card="")
+    huggingface.write_folder(tmp_path / "back", b, params, folders.TOKENIZER)
     one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("hf", "back"))
     assert one.keys() == two.keys()
     for name, tensor in one.items():

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -11,9 +13,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from bertjax.config import MeshConfig, ModelConfig, TaskDataConfig
+from bertjax.config import MeshConfig, ModelConfig, Pooling, TaskDataConfig
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import UserError
+from bertjax.model.assembly import Blueprint, abstract_params, classifier_heads
 from bertjax.sharding import make_mesh
 from bertjax.tasks.batches import Choice, evaluation_batches, make_batch
 from bertjax.tasks.classification import (
@@ -320,3 +323,17 @@ def test_a_test_file_may_have_its_text_elsewhere(tmp_path: Path) -> None:
     ]
     test = read_examples(tmp_path / "test.tsv", columns_of(data, test=True), label_required=False)
     assert test == [Example("It snows.", None, None, 0)]
+
+
+@pytest.mark.usefixtures("mesh")
+@pytest.mark.parametrize("family", ["bert", "modernbert"])
+@pytest.mark.parametrize("pooling", ["cls", "mean", "weighted", "layers"])
+def test_the_blueprint_of_a_classifier_has_its_weights(family: Literal["bert", "modernbert"], pooling: Pooling) -> None:
+    c = dataclasses.replace(MODEL, family=family)
+    b = Blueprint(c, classifier_heads(c, "classification", pooling), "classification", ("a", "b", "c"), pooling)
+
+    def shapes(params: nnx.State) -> dict[str, tuple[int, ...]]:
+        return {jax.tree_util.keystr(path): x.shape for path, x in jax.tree_util.tree_leaves_with_path(params)}
+
+    model = nnx.eval_shape(lambda: SequenceClassifier(c, 3, pooling=pooling, rngs=nnx.Rngs(0)))
+    assert shapes(nnx.state(model, nnx.Param)) == shapes(abstract_params(b))

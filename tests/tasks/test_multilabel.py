@@ -97,7 +97,7 @@ def test_what_cannot_be_learned_is_said(tmp_path: Path, data: dict[str, int], me
     path.write_text("text\tlabel\na\t\n")
     c = TaskDataConfig(train=str(path), validation=str(path), **data)  # type: ignore[arg-type]
     with pytest.raises(UserError, match=message):
-        make_task(c, Letters(), 0)
+        make_task(c, Letters(), 0)  # type: ignore[arg-type]
 
 
 def write(path: Path, rows: int, seed: int) -> Path:
