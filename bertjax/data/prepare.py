@@ -41,7 +41,7 @@ from bertjax.data.tokenizer import Tokenizer
 from bertjax.data.workers import map_in_order
 from bertjax.errors import UserError
 
-BLOCK_SIZES = 1_000_000, 8_000_000  # bytes of text, least and most; between them a part of the whole
+BLOCK_SIZES = 1_000_000, 4_000_000  # bytes of text, least and most; between them a part of the whole
 COMPRESSION = 4  # text takes about so many times the bytes of its compressed file
 BLOCKS = 32  # of a corpus of middle size, so that the last ones keep all workers busy
 SKIPPED_SHOWN = 3  # bad lines that are said, of those that are counted

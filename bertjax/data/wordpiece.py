@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-MOST_WORDS = 1 << 19  # remembered; about 100 MB, and the distinct words of some 50 MB of English
+MOST_WORDS = 1 << 18  # remembered; about 50 MB, and the distinct words of some 25 MB of English
 LONGEST_REMEMBERED = 64  # characters; longer ones seldom come twice
 
 # Python's `split` parts words at these control characters, Google's code has removed them before.
