@@ -23,10 +23,10 @@ from bertjax.config import MeshConfig, ModelConfig, TaskDataConfig
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import UserError
 from bertjax.model.assembly import OF_TEXTS, Assembly, Blueprint, Task
-from bertjax.model.encoder import Encoder
+from bertjax.model.encoder import Encoder, check_mesh
 from bertjax.model.heads import mean_over_span
 from bertjax.model.pretraining import gather
-from bertjax.sharding import ACT_B, make_mesh
+from bertjax.sharding import ACT_B, batch_shards, make_mesh
 from bertjax.tasks import answers, choices, classification, conll, tagging
 from bertjax.tasks.batches import Features, evaluation_batches, make_batch
 from bertjax.tasks.squad import Question
@@ -36,7 +36,7 @@ Pooling = Literal["mean", "cls"]
 Text = str | tuple[str, str]
 """A text, or a pair of texts."""
 
-ROWS = 32  # most texts computed at a time
+ROWS = 32  # most texts that a device computes at a time
 
 
 class Candidate(TypedDict):
@@ -152,7 +152,8 @@ class Model:
         def likeliest(batch: Batch, rows: np.ndarray) -> tuple[jax.Array, jax.Array]:
             predict_BM = np.zeros((len(batch["ids"]), masked_NM.shape[1]), np.int32)
             predict_BM[: len(rows)] = masked_NM[rows]
-            return _likeliest(self.graphdef, self.params, batch, predict_BM, self.tokenizer.vocab_size, top_k)
+            placed = to_mesh({"predict": predict_BM}, self.mesh)
+            return _likeliest(self.graphdef, self.params, batch, placed["predict"], self.tokenizer.vocab_size, top_k)
 
         features = Features(ids, [np.zeros_like(row) for row in ids], {}, self.tokenizer.pad_id)
         found = self._map(likeliest, features)
@@ -332,34 +333,39 @@ class Model:
     def _map(self, function: Callable[[Batch, np.ndarray], Any], features: Features) -> list[Any]:
         """Returns what `function(batch, indices of its examples)` has for each example, as NumPy arrays.
 
-        Batches have powers of two as their sizes, so that few shapes are compiled.
+        Each device has a power of two of rows, so that few shapes are compiled.
         """
         results: list[Any] = [None] * len(features.ids)
+        shards = batch_shards(self.mesh)
         with jax.set_mesh(self.mesh):
             longest = max([self.config.max_positions, *features.lengths_N])  # choices side by side may be longer
-            for choice in evaluation_batches(features.lengths_N, ROWS, longest):
-                batch = make_batch(features, choice, _power_of_two(len(choice.indices)))
+            for choice in evaluation_batches(features.lengths_N, ROWS * shards, longest):
+                rows = shards * _power_of_two(-(-len(choice.indices) // shards))
+                batch = make_batch(features, choice, rows)
                 computed = jax.device_get(function(to_mesh(batch, self.mesh), choice.indices))
                 for row, i in enumerate(choice.indices):
                     results[i] = jax.tree.map(lambda x, row=row: x[row], computed)
         return results
 
 
-def load(path: str | Path, *, step: int | None = None) -> Model:
-    """Returns the model of a run's folder or of one of Hugging Face's, on one device.
+def load(path: str | Path, *, step: int | None = None, mesh: MeshConfig | None = None) -> Model:
+    """Returns the model of a run's folder, of one of Hugging Face's or of Google's.
 
-    Of a pretraining it is the newest checkpoint, of a fine-tuning the best, unless `step` names another.
+    Of a pretraining it is the newest checkpoint, of a fine-tuning the best, unless `step` names another. It is on one
+    device, or cut over all that this process has as `mesh` says: `MeshConfig()` computes other texts on each.
 
-    Raises: UserError if it is neither, or the weights are damaged or of another model.
+    Raises: UserError if it is none of these, the weights are damaged or of another model, or do not fit the mesh.
     """
     b = pretrained.read_blueprint(path)
     tokenizer = pretrained.read_tokenizer(path, b)
-    mesh = make_mesh(MeshConfig(), jax.local_devices()[:1])
-    with jax.set_mesh(mesh):
+    devices = jax.local_devices()
+    made = make_mesh(MeshConfig(), devices[:1]) if mesh is None else make_mesh(mesh, devices)
+    check_mesh(b.config, made)
+    with jax.set_mesh(made):
         params = pretrained.read_params(path, b, step=step)
         graphdef = nnx.graphdef(nnx.eval_shape(lambda: make_model(b)))
     reading, threshold = pretrained.read_task_data(path, b), pretrained.read_threshold(path, b, step=step)
-    return Model(b.config, tokenizer, graphdef, params, mesh, b.labels, b.task, reading, threshold)
+    return Model(b.config, tokenizer, graphdef, params, made, b.labels, b.task, reading, threshold)
 
 
 def make_model(b: Blueprint) -> nnx.Module:

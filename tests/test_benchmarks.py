@@ -8,6 +8,7 @@ import marshal
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import pytest
 
 import finetune
@@ -171,3 +172,23 @@ def test_googles_script_gets_a_sentence_a_line_and_runs_without_tensorflow(tmp_p
     assert found["ours_over_bare"] is None
     assert (tmp_path / "read").read_text() == "".join(f"Bee {n} flies.\nIt sleeps.\n\n" for n in range(9))
     assert marshal.loads((tmp_path / "written").read_bytes()) == {"ids": [1, 2], "weights": [0.5]}
+
+
+@pytest.mark.parity
+def test_embedding_compares_the_same_vectors(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    from benchmarks import embedding
+
+    (tmp_path / "texts.txt").write_text("".join(f"{'the miller meets a heron ' * (i % 9)}again\n" for i in range(20)))
+    small = embedding.Arguments(str(tmp_path / "texts.txt"), size="small", count=20, batch_size=4, repeats=1)
+    found = embedding.measure(small, tmp_path)
+    assert (found["texts"], found["longest_tokens"]) == (20, 43)
+    speeds = found["texts_per_second"]
+    assert found["ratio"] == speeds["bertjax"] / max(speeds["transformers"], speeds["transformers_by_length"])
+    assert min(*speeds.values(), *found["first_answer_seconds"].values()) > 0
+    with pytest.raises(ValueError, match="two gives other vectors than one"):
+        embedding.texts_per_second({"one": lambda _: np.ones((1, 2)), "two": lambda _: np.zeros((1, 2))}, ["a"], 1)
+    with pytest.raises(UserError, match="has 20 texts; use --count 20"):
+        embedding.measure(dataclasses.replace(small, count=21), tmp_path)
+    with pytest.raises(UserError, match="size='huge' is unknown; use one of tiny"):
+        embedding.measure(dataclasses.replace(small, size="huge"), tmp_path)

@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 
 from bertjax import runs
-from bertjax.config import CheckpointConfig, Config, DataConfig, FinetuneConfig
+from bertjax.config import CheckpointConfig, Config, DataConfig, FinetuneConfig, MeshConfig
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import UserError
 from bertjax.inference import Model, load
@@ -57,8 +57,13 @@ def biased(model: Model, piece: str) -> Model:
 
 
 @pytest.fixture(scope="module")
-def classifier(workdir: Path, tmp_path_factory: pytest.TempPathFactory) -> Model:
-    """A fine-tuned model of three checkpoints, the second of which is the best: it says "yes"."""
+def classifier(tuned: Path) -> Model:
+    return load(tuned)
+
+
+@pytest.fixture(scope="module")
+def tuned(workdir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of a fine-tuned model of three checkpoints, the second of which is the best: it says "yes"."""
     facts = {
         "task": "classification",
         "metric": "accuracy",
@@ -78,7 +83,7 @@ def classifier(workdir: Path, tmp_path_factory: pytest.TempPathFactory) -> Model
         for step, (label, accuracy) in enumerate([(0, 0.5), (1, 0.7), (2, 0.6)], 1):
             params["classifier"]["bias"][...] = 5 * jax.nn.one_hot(label, 3)
             checkpoints.save(TrainState(jnp.int32(step), params, {}), step, {}, figures={"accuracy": accuracy})
-    return load(tuned)
+    return tuned
 
 
 def test_mean_and_cls_vectors_are_those_of_the_encoder(model: Model) -> None:
@@ -258,3 +263,32 @@ def test_a_model_for_something_else_says_so(finished: Path) -> None:
     for ask, message in ((model.tag, "tags no words"), (lambda text: model.answer(text, text), "answers no questions")):
         with pytest.raises(UserError, match=message):
             ask("the old river")
+
+
+@pytest.mark.parametrize(
+    "mesh", [MeshConfig(), MeshConfig(data=2, fsdp=2, model=2), MeshConfig(data=1, fsdp=1, model=8)]
+)
+def test_answers_are_the_same_on_every_mesh(workdir: Path, model: Model, mesh: MeshConfig) -> None:
+    cut = load(workdir, mesh=mesh)
+    assert cut.mesh.size == 8
+    texts = TEXTS * 3 + ["rain"] * 40  # more than a batch, and no multiple of one
+    np.testing.assert_allclose(cut.embed(texts), model.embed(texts), atol=1e-5)
+    text = "The [MASK] rises after the [MASK]."
+    for found, wanted in zip(cut.fill_mask([text, text]), model.fill_mask([text, text]), strict=True):
+        for one, other in zip(found, wanted, strict=True):
+            assert [c["token"] for c in one] == [c["token"] for c in other]
+            np.testing.assert_allclose([c["probability"] for c in one], [c["probability"] for c in other], atol=1e-5)
+    np.testing.assert_allclose(cut.tokens(TEXTS[0]).vectors, model.tokens(TEXTS[0]).vectors, atol=1e-5)
+    np.testing.assert_allclose(cut.attentions(TEXTS[0]).weights, model.attentions(TEXTS[0]).weights, atol=1e-5)
+
+
+def test_classes_are_the_same_on_a_mesh(classifier: Model, tuned: Path) -> None:
+    cut = load(tuned, mesh=MeshConfig(data=2, fsdp=2, model=2))
+    for found, wanted in zip(cut.classify(TEXTS), classifier.classify(TEXTS), strict=True):
+        assert found["label"] == wanted["label"]
+        np.testing.assert_allclose(found["probability"], wanted["probability"], atol=1e-5)
+
+
+def test_a_mesh_that_does_not_fit_is_refused(workdir: Path) -> None:
+    with pytest.raises(UserError, match=r"does not multiply out to the 8 devices"):
+        load(workdir, mesh=MeshConfig(data=3))

@@ -26,6 +26,9 @@ from bertjax.model.assembly import Blueprint, abstract_params
 FAMILIES: dict[str, ModuleType] = {"bert": bert, "modernbert": modernbert, "roberta": roberta}
 """By `model_type`. Each module has CLASSES, HEADS, TIED, `config_from_huggingface`, `places` and their way back."""
 
+DTYPES = ("F64", "F32", "F16", "BF16", "I64", "I32")
+"""Types of tensors that NumPy has; those of eight bits and less are of quantized models, with scales beside them."""
+
 WEIGHTS, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
 
 
@@ -138,7 +141,9 @@ def _files(path: str | Path) -> list[Path]:
     """Returns the files of the weights. Raises: UserError, with the remedy, if there are none or one is missing."""
     path = Path(path)
     if (path / INDEX).is_file():
-        shards = read_json(path / INDEX).get("weight_map", {})
+        shards = read_json(path / INDEX).get("weight_map")
+        if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
+            raise UserError(f"{path / INDEX} has no weight_map of names and files; get the folder again")
         files = [path / name for name in sorted(set(shards.values())) if Path(name).name == name]
         missing = [file.name for file in files if not file.is_file()]
         if missing or not files:
@@ -163,6 +168,9 @@ def _names(file: Path) -> list[str]:
 def _tensors(file: Path) -> Iterator[tuple[str, np.ndarray]]:
     with _opened(file) as tensors:
         for name in tensors.keys():  # noqa: SIM118 - it is no mapping
+            dtype = tensors.get_slice(name).get_dtype()
+            if dtype not in DTYPES:
+                raise UserError(f"{file}: {name} is {dtype}; save the model as one of {', '.join(DTYPES)}")
             yield name, tensors.get_tensor(name)
 
 

@@ -158,6 +158,21 @@ def other_tokenizer(folder: Path) -> None:
     Tokenizer.from_vocab(folder / "more.txt").save(folder)
 
 
+def quantize(folder: Path) -> None:
+    """Says of a tensor that it is of four times as many numbers of eight bits."""
+    path = folder / "model.safetensors"
+    data = path.read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    header["bert.pooler.dense.bias"] |= {"dtype": "F8_E4M3", "shape": [96]}
+    written = json.dumps(header).encode()
+    path.write_bytes(len(written).to_bytes(8, "little") + written + data[8 + size :])
+
+
+def index(weight_map: Any) -> Callable[[Path], Any]:
+    return lambda folder: (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+
+
 def config(**changes: Any) -> Callable[[Path], None]:
     def change(folder: Path) -> None:
         path = folder / "config.json"
@@ -172,6 +187,11 @@ def config(**changes: Any) -> Callable[[Path], None]:
         (cut, "model.safetensors is damaged or cut off"),
         (lie_about_the_size, "model.safetensors is damaged or cut off"),
         (lambda folder: (folder / "model.safetensors").unlink(), "has no weights: neither model.safetensors nor"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b""), "model.safetensors is damaged or cut off"),
+        (quantize, "bert.pooler.dense.bias is F8_E4M3; save the model as one of F64, F32, F16, BF16"),
+        (index(["model.safetensors"]), "index.json has no weight_map of names and files"),
+        (index({"bert.pooler.dense.bias": 1}), "index.json has no weight_map of names and files"),
+        (index({"bert.pooler.dense.bias": "../model.safetensors"}), "names no files, which are not there"),
         (leave_a_pickle, "as pickles only (pytorch_model.bin), which can run code; convert them"),
         (other_tokenizer, "entries, the embedding 70 rows: they are not of the same model"),
         (lambda folder: [(folder / n).unlink() for n in ("tokenizer.json", "vocab.txt")], "neither tokenizer.json nor"),
