@@ -1,14 +1,18 @@
 r"""Fine-tunes a pretrained encoder: to label or to score texts or pairs of texts, to tag tokens, to find answers.
 
     python finetune.py --config=configs/finetune/sst2.py --workdir=runs/sst2 --init_from=runs/quickstart \
-        --data.train=train.tsv --data.validation=dev.tsv [--data.test=test.tsv] [--group.field=value ...]
+        --data.train=train.tsv --data.validation=dev.tsv [--data.test=test.tsv] [--sweep] [--group.field=value ...]
 
 The same command again goes on from the newest checkpoint. The checkpoint that does best on the validation file is kept
 and predicts: the workdir holds its predictions, and `bertjax predict classify --model WORKDIR` uses it.
+
+With --sweep there is a run for each combination of the values of --sweep.peak_lr, --sweep.batch_size, --sweep.epochs
+and --sweep.seed, each in a folder of the workdir. The same command again goes on with what is not finished.
 """
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import functools
 import hashlib
@@ -28,11 +32,13 @@ from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import UserError, reported
 from bertjax.model.assembly import OF_TEXTS, Blueprint, classifier_heads
 from bertjax.model.encoder import check_mesh
-from bertjax.tasks import answers, batches, classification, multilabel, regression, tagging
-from bertjax.tasks.task import Chosen, Outputs, Part, Task
+from bertjax.tasks import answers, batches, choices, classification, multilabel, regression, tagging
+from bertjax.tasks.sweep import sweep
+from bertjax.tasks.task import Chosen, Outputs, Part, Task, row_length
 from bertjax.training import optimizers, step
 from bertjax.training.checkpoints import Checkpoints, best_step, load_params
 from bertjax.training.metrics import MetricsLog
+from bertjax.training.patience import Waiting
 from bertjax.training.signals import StopRequest
 
 TASKS: dict[str, Callable[[TaskDataConfig, Tokenizer, int], Task]] = {
@@ -41,6 +47,7 @@ TASKS: dict[str, Callable[[TaskDataConfig, Tokenizer, int], Task]] = {
     "regression": regression.make_task,
     "tagging": tagging.make_task,
     "answers": answers.make_task,
+    "choice": choices.make_task,
 }
 
 
@@ -84,21 +91,15 @@ def run(c: FinetuneConfig, workdir: str | Path) -> dict[str, float]:
             return task.make_model(model_config, c.train.pooling, rngs)
 
         precision = c.train.precision
-        optimizer = optimizers.make_optimizer(c.optimizer, steps)
+        optimizer = optimizers.freeze(optimizers.make_optimizer(c.optimizer, steps), c.train.frozen_layers)
         schedule = optimizers.learning_rate(c.optimizer, steps)
         train_step = step.make_train_step(
             make_model, task.loss, optimizer, schedule, seed=c.train.seed, precision=precision
         )
-        outputs_of = step.make_forward(make_model, task.outputs, precision)
+        forward = step.make_forward(make_model, task.outputs, precision)
 
         def outputs(params: nnx.State, part: Part) -> list[np.ndarray]:
-            found: list[np.ndarray] = [np.zeros(0)] * len(part.features.ids)
-            for choice in batches.evaluation_batches(part.features.lengths_N, c.train.batch_size, c.data.seq_len):
-                batch = step.to_mesh(batches.make_batch(part.features, choice, c.train.batch_size), mesh)
-                rows = jax.device_get(outputs_of(params, batch))
-                for row, i in enumerate(choice.indices):
-                    found[i] = rows[row]
-            return found
+            return outputs_of(part.features, functools.partial(forward, params), c, mesh)
 
         def evaluate(params: nnx.State) -> dict[str, float]:
             part, found = task.parts["validation"], outputs(params, task.parts["validation"])
@@ -109,23 +110,28 @@ def run(c: FinetuneConfig, workdir: str | Path) -> dict[str, float]:
         abstract = step.abstract_state(make_model, optimizer)
         restored = checkpoints.restore(abstract, mesh)
         state, counters = restored or (step.first_state(first_params(c, blueprint, make_model), optimizer), {})
-        start = int(state.step)
+        start, waiting = int(state.step), Waiting(**counters.get("waiting", {}))
         say_what_runs(task, c, mesh, start, steps)
 
         # 5. The loop, as in train.py; evaluations come with a checkpoint, so that the best one can be kept.
-        eval_at = {round(per_epoch * (k + 1) / c.train.evals_per_epoch) for k in range(c.train.evals_per_epoch)}
+        eval_at = evaluation_steps(per_epoch, c.train.evals_per_epoch)
         with MetricsLog(workdir, c.train, steps=steps, resumed_at=start, counters=counters) as log:
-            for done, batch in zip(range(start + 1, steps + 1), prefetched(batch_of, range(start, steps)), strict=True):
+            last = start if waiting.is_over(c.train.patience) else steps
+            for done, batch in zip(range(start + 1, last + 1), prefetched(batch_of, range(start, last)), strict=True):
                 state, figures = train_step(state, batch)
                 epoch, within = divmod(done - 1, per_epoch)
                 log.train(done, figures, epoch=epoch + 1)
                 if (within + 1) in eval_at:
                     held_out = evaluate(state.params)
                     log.evaluation(done, held_out, epoch=epoch + 1)
-                    checkpoints.save(state, done, log.counters(), figures=held_out)
+                    waiting = waiting.after(held_out[metric])
+                    checkpoints.save(state, done, log.counters() | {"waiting": waiting._asdict()}, figures=held_out)
                 if stop.requested:
                     log.flush()
-                    checkpoints.save(state, done, log.counters())
+                    checkpoints.save(state, done, log.counters() | {"waiting": waiting._asdict()})
+                    break
+                if waiting.is_over(c.train.patience):
+                    print(f"stopped: evaluations without a better {metric}: {waiting.evaluations}", file=sys.stderr)
                     break
     stop.leave_if_requested()
 
@@ -154,10 +160,12 @@ def pretrained_blueprint(c: FinetuneConfig) -> Blueprint:
             f"data.seq_len={c.data.seq_len} is more than the {model.max_positions} positions of {c.init_from};"
             f" use --data.seq_len={model.max_positions}"
         )
-    if (c.data.second is not None or c.task == "answers") and model.segments < 2:
+    if (c.data.second is not None or c.task in ("answers", "choice")) and model.segments < 2:
         raise UserError(f"{c.init_from} has one segment, as RoBERTa, and reads no pairs of texts; use a BERT")
     if c.task not in OF_TEXTS and c.train.pooling != "cls":
-        raise UserError(f"train.pooling={c.train.pooling!r}, but {c.task} reads tokens, no whole texts; leave it out")
+        raise UserError(f"train.pooling={c.train.pooling!r}, but {c.task} has no such vectors of texts; leave it out")
+    if c.train.frozen_layers is not None and c.train.frozen_layers > model.layers:
+        raise UserError(f"train.frozen_layers={c.train.frozen_layers}, but {c.init_from} has {model.layers} layers")
     if c.train.dropout is None:
         return blueprint
     return dataclasses.replace(blueprint, config=dataclasses.replace(model, dropout=c.train.dropout))
@@ -180,7 +188,7 @@ def training_batches(
     @functools.lru_cache(maxsize=2)  # the threads that make batches are at most one epoch ahead
     def order(epoch: int) -> list[batches.Choice]:
         return batches.epoch_batches(
-            features.lengths_N, c.train.batch_size, c.data.seq_len, seed=c.train.seed, epoch=epoch
+            features.lengths_N, c.train.batch_size, row_length(c.data), seed=c.train.seed, epoch=epoch
         )
 
     def batch(s: int) -> dict[str, jax.Array]:
@@ -194,6 +202,26 @@ def training_batches(
         return step.to_mesh(made, mesh)
 
     return batch
+
+
+def outputs_of(
+    features: batches.Features,
+    forward: Callable[[step.Batch], jax.Array],
+    c: FinetuneConfig,
+    mesh: jax.sharding.Mesh,
+) -> list[np.ndarray]:
+    """Returns what the model says of each row, in order."""
+    found: list[np.ndarray] = [np.zeros(0)] * len(features.ids)
+    for choice in batches.evaluation_batches(features.lengths_N, c.train.batch_size, row_length(c.data)):
+        rows = jax.device_get(forward(step.to_mesh(batches.make_batch(features, choice, c.train.batch_size), mesh)))
+        for row, i in enumerate(choice.indices):
+            found[i] = rows[row]
+    return found
+
+
+def evaluation_steps(per_epoch: int, evaluations: int) -> set[int]:
+    """Returns after which steps of an epoch, counted from 1, there is an evaluation; the last is one."""
+    return {round(per_epoch * (k + 1) / evaluations) for k in range(evaluations)}
 
 
 def first_params(c: FinetuneConfig, blueprint: Blueprint, make_model: step.MakeModel) -> nnx.State:
@@ -268,9 +296,15 @@ def say_what_runs(task: Task, c: FinetuneConfig, mesh: jax.sharding.Mesh, start:
 def main() -> None:
     """The command."""
     backend.start()
-    c, workdir = command_line.parse(FinetuneConfig, __doc__ or "")
+    flags = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    flags.add_argument("--sweep", action="store_true")
+    flag, rest = flags.parse_known_args()
+    c, workdir = command_line.parse(FinetuneConfig, __doc__ or "", rest)
     with reported():
-        run(c, workdir)
+        if flag.sweep:
+            sweep(c, workdir, run)
+        else:
+            run(c, workdir)
 
 
 if __name__ == "__main__":

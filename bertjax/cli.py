@@ -63,16 +63,16 @@ class Predict:
     """Asks a trained model; one JSON object a line for each text.
 
     fill-mask: the likeliest word pieces for each [MASK]. classify: the label of each text (a tab parts the texts of a
-    pair). answer: the words of a text that answer a question (question, tab, text). tag: the named parts of each text.
-    embed: a vector for each text.
+    pair). answer: the words of a text that answer a question (question, tab, text). choose: which of several ways a
+    text goes on (text, tab, way, tab, way ...). tag: the named parts of each text. embed: a vector for each text.
     """
 
-    what: Annotated[Literal["fill-mask", "classify", "answer", "tag", "embed"], tyro.conf.Positional]
+    what: Annotated[Literal["fill-mask", "classify", "answer", "choose", "tag", "embed"], tyro.conf.Positional]
     """What to ask."""
     texts: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
     """The texts; without any they are the lines of --file or of standard input."""
     model: str = tyro.MISSING
-    """Workdir of a pretraining run, of a fine-tuning run for classify, answer and tag."""
+    """Workdir of a pretraining run, of a fine-tuning run for classify, answer, choose and tag."""
     file: str | None = None
     """A text file, a text a line."""
     top_k: int = 5
@@ -103,6 +103,10 @@ class Predict:
             yield from model.classify(pairs, truncate=self.truncate)
         elif self.what == "answer":
             yield from model.answer_all([_question(text) for text in texts])
+        elif self.what == "choose":
+            for text in texts:
+                before, *ways = text.split("\t")
+                yield {**model.choose(before, ways, truncate=self.truncate)}
         elif self.what == "tag":
             for found in model.tag(texts):
                 yield {"parts": found}

@@ -205,9 +205,12 @@ class OptimizerConfig:
     """False reproduces google-research/bert, whose Adam does not correct the means for their start at 0."""
     clip_norm: float = 1.0
     """Gradients are scaled down to this global norm."""
+    layer_decay: float = 1.0
+    """The learning rate of each layer is that of the one above times this, the heads' being the highest."""
 
     def __post_init__(self) -> None:
         _check_positive(peak_lr=self.peak_lr, epsilon=self.epsilon, clip_norm=self.clip_norm)
+        _check(0 < self.layer_decay <= 1, f"layer_decay={self.layer_decay} is not above 0 and at most 1")
         _check_not_negative(warmup_steps=self.warmup_steps or 0, weight_decay=self.weight_decay)
         _check_share(b1=self.b1, b2=self.b2)
 
@@ -309,7 +312,8 @@ class Config:
 class TaskDataConfig:
     """The files of a task, plain or compressed.
 
-    They are .tsv, .csv or .jsonl with these columns, for answers SQuAD's .json, for tagging CoNLL's columns.
+    They are .tsv, .csv, .jsonl or TFDS data sets (tfds:NAME, tfds:NAME#SPLIT) with these columns; for answers SQuAD's
+    .json, for tagging CoNLL's columns.
     """
 
     train: str = free("")
@@ -328,8 +332,16 @@ class TaskDataConfig:
     """Column of the text in the test file, where it is another one."""
     second: str | None = None
     """Column of the second text, for pairs."""
+    choices: tuple[str, ...] = ()
+    """Choice: columns of the ways to go on. `second`, if it is set, is what each of them begins with, and the label is
+    the number of the right one, from 0."""
     label: str = "label"
     """Column of the label; of several, with a | between them."""
+    skip_bad_rows: bool = False
+    """Leave rows of a table out that have too many or too few columns, or are no JSON, and count them. Not of the test
+    file, where every row has a prediction."""
+    positive: str | None = None
+    """The label, of two, whose precision, recall and F1 are told; None takes the last as they are sorted."""
     seq_len: int = 128
     """Most tokens of an example (S), special ones included; longer ones are cut."""
     examples_per_class: int | None = None
@@ -380,10 +392,14 @@ class TaskTrainConfig:
     """Share of an example's tokens read as [MASK], others each time: against learning few examples by heart."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of the matrix products."""
+    frozen_layers: int | None = None
+    """Layers that stay as they are, from the lowest; the embeddings do, too, and with 0 only they. None: nothing."""
     evals_per_epoch: int = 1
     """Evaluations, each with a checkpoint, in an epoch; the last is at its end."""
     metric: str | None = None
     """Figure of the validation file that is highest at the best checkpoint; None takes accuracy, of scores spearman."""
+    patience: int | None = free(None)
+    """Evaluations in a row without a better figure after which training stops; None never stops it."""
     log_every: int = free(1)
     """Steps between lines of metrics.jsonl."""
     tensorboard: bool = free(False)
@@ -399,17 +415,42 @@ class TaskTrainConfig:
             log_every=self.log_every,
         )
         _check_not_negative(seed=self.seed)
+        if self.frozen_layers is not None:
+            _check_not_negative(frozen_layers=self.frozen_layers)
+        if self.patience is not None:
+            _check_positive(patience=self.patience)
         _check(0 <= self.mask_rate < 1, f"mask_rate={self.mask_rate} is not from 0 to below 1")
         if self.dropout is not None:
             _check(0 <= self.dropout < 1, f"dropout={self.dropout} is not between 0 and 1")
 
 
 @dataclasses.dataclass(frozen=True)
+class SweepConfig:
+    """What `--sweep` goes through, every value with every other (Devlin et al. 2019, appendix A.3; seeds are ours)."""
+
+    peak_lr: tuple[float, ...] = free((5e-5, 3e-5, 2e-5))
+    """Values of optimizer.peak_lr."""
+    batch_size: tuple[int, ...] = free((16, 32))
+    """Values of train.batch_size."""
+    epochs: tuple[int, ...] = free((2, 3, 4))
+    """Values of train.epochs."""
+    seed: tuple[int, ...] = free((0, 1, 2))
+    """Values of train.seed; the spread over them says what a difference between settings is worth."""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            values = getattr(self, field.name)
+            _check(len(values) > 0, f"sweep.{field.name} has no values; give at least one")
+            _check(len(set(values)) == len(values), f"sweep.{field.name}={values} has a value twice")
+
+
+@dataclasses.dataclass(frozen=True)
 class FinetuneConfig:
     """A fine-tuning run."""
 
-    task: Literal["classification", "multilabel", "regression", "tagging", "answers"] = "classification"
-    """What a text or a pair of texts is given: one of several labels, any, a number, names of its parts, an answer."""
+    task: Literal["classification", "multilabel", "regression", "tagging", "answers", "choice"] = "classification"
+    """What a text or a pair of texts is given: one of several labels, any, a number, names of its parts, an answer, the
+    right one of several ways to go on."""
     init_from: str = free("")
     """What to start from: a pretraining run's folder (its newest checkpoint), or one of Hugging Face's."""
     data: TaskDataConfig = dataclasses.field(default_factory=TaskDataConfig)
@@ -419,3 +460,10 @@ class FinetuneConfig:
     train: TaskTrainConfig = dataclasses.field(default_factory=TaskTrainConfig)
     checkpoint: CheckpointConfig = dataclasses.field(default_factory=lambda: CheckpointConfig(keep=1))
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+    sweep: SweepConfig = dataclasses.field(default_factory=SweepConfig)
+
+    def __post_init__(self) -> None:
+        _check(
+            (self.task == "choice") == (len(self.data.choices) > 1),
+            f"task={self.task!r} with data.choices={self.data.choices}; name two or more columns for choice, else none",
+        )

@@ -27,7 +27,7 @@ from bertjax.model.encoder import Encoder, check_mesh
 from bertjax.model.heads import mean_over_span
 from bertjax.model.pretraining import gather
 from bertjax.sharding import ACT_B, batch_shards, make_mesh
-from bertjax.tasks import answers, classification, conll, tagging
+from bertjax.tasks import answers, choices, classification, conll, tagging
 from bertjax.tasks.batches import Features, evaluation_batches, make_batch
 from bertjax.tasks.squad import Question
 from bertjax.training.step import Batch, to_mesh
@@ -70,6 +70,14 @@ class Answer(TypedDict):
     start: int
     end: int
     probability: float
+
+
+class Choice(TypedDict):
+    """The right one of several ways to go on, its number from 0, and the probabilities of all."""
+
+    choice: int
+    way: str
+    probabilities: list[float]
 
 
 class NamedPart(TypedDict):
@@ -228,6 +236,23 @@ class Model:
         best = next(one for one in listed if (one["text"] == "") == (none or not found.spans))
         return Answer(answer=best["text"], start=best["start"], end=best["end"], probability=best["probability"])
 
+    def choose(self, text: str, ways: Sequence[str], *, truncate: bool = False) -> Choice:
+        """Returns which of several ways to go on is the right one; the model reads the text with each of them."""
+        if self.task != "choice":
+            raise UserError("this model makes no choices: fine-tune it for choice, and load that run's folder")
+        if isinstance(ways, str) or len(ways) < 2:
+            raise UserError(f"{_shown(ways)} leaves no choice; give a list of two or more texts")
+        _checked([(text, way) for way in ways], pairs=True)
+        limit = self.config.max_positions if truncate else sys.maxsize
+        features = choices.features([choices.Example(text, tuple(ways), None, 0)], self.tokenizer, limit)
+        alone = np.split(features.ids[0], features.targets["starts"][0][1:])
+        self._check_lengths(alone, "shorten it, or pass truncate=True")
+        outputs = self._map(lambda batch, _: _of_tokens(self.graphdef, self.params, batch, choices.logits), features)
+        logits_K = outputs[0]
+        probabilities = [float(p) for p in np.exp(classification.log_softmax(logits_K[None])[0])]
+        best = int(np.argmax(logits_K))
+        return Choice(choice=best, way=ways[best], probabilities=probabilities)
+
     def tag(self, texts: str | Sequence[str]) -> list[Any]:
         """Returns the NamedParts of a text, in order, however long it is; of several texts, a list of that each."""
         if self.task != "tagging":
@@ -270,8 +295,8 @@ class Model:
         examples = [classification.Example(first, second, None, i) for i, (first, second) in enumerate(pairs)]
         limit = self.config.max_positions if truncate else sys.maxsize
         features = classification.features(examples, self.tokenizer, limit, self.labels)
-        for i, (row, (_, second)) in enumerate(zip(features.ids, pairs, strict=True)):
-            if len(row) <= (2 if second is None else 3):
+        for i, row in enumerate(features.ids):
+            if len(row) <= 2:  # [CLS] and [SEP]
                 raise UserError(f"texts[{i}] has no tokens: {_shown(texts[i])}; leave it out")
         self._check_lengths(features.ids, "shorten it, or pass truncate=True")
         return features
@@ -313,7 +338,8 @@ class Model:
         results: list[Any] = [None] * len(features.ids)
         shards = batch_shards(self.mesh)
         with jax.set_mesh(self.mesh):
-            for choice in evaluation_batches(features.lengths_N, ROWS * shards, self.config.max_positions):
+            longest = max([self.config.max_positions, *features.lengths_N])  # choices side by side may be longer
+            for choice in evaluation_batches(features.lengths_N, ROWS * shards, longest):
                 rows = shards * _power_of_two(-(-len(choice.indices) // shards))
                 batch = make_batch(features, choice, rows)
                 computed = jax.device_get(function(to_mesh(batch, self.mesh), choice.indices))
@@ -424,7 +450,7 @@ def _likeliest(
 def _of_tokens(
     graphdef: nnx.GraphDef[Any], params: nnx.State, batch: Batch, function: Callable[[Any, Batch], jax.Array]
 ) -> jax.Array:
-    """Returns logits_BSC by a task's function."""
+    """Returns logits_BSC, or logits_BK of choices, by a task's function."""
     return function(nnx.merge(graphdef, params), batch)
 
 

@@ -44,11 +44,21 @@ def read_blueprint(path: str | Path) -> Blueprint:
 
 
 def read_tokenizer(path: str | Path, b: Blueprint) -> Tokenizer:
-    """Returns the folder's tokenizer."""
+    """Returns the folder's tokenizer. Raises: UserError if it does not fit the embedding."""
     if others := others_format(path):
         tokenizer: Tokenizer = others.read_tokenizer(path, b.config.vocab_size or 0)
         return tokenizer
-    return Tokenizer.load(Path(path) / "tokenizer")
+    return _fitting(Tokenizer.load(Path(path) / "tokenizer"), path, b)
+
+
+def _fitting(tokenizer: Tokenizer, path: str | Path, b: Blueprint) -> Tokenizer:
+    rows = b.config.vocab_size
+    if rows is not None and tokenizer.vocab_size > rows:
+        raise UserError(
+            f"{path}/tokenizer has {tokenizer.vocab_size} entries, the model {rows}: they are not of the same run; put"
+            " its own tokenizer there"
+        )
+    return tokenizer
 
 
 def read_params(path: str | Path, b: Blueprint, *, step: int | None = None) -> nnx.State:

@@ -119,16 +119,17 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Returns old and new value of each setting that is another, by its dotted name; `before` is as JSON has it."""
     old, new = _flat(before), _flat(json.loads(json.dumps(after)))
     names = sorted(old.keys() | new.keys())
     return {name: (old.get(name), new.get(name)) for name in names if old.get(name) != new.get(name)}
 
 
 def _refuse_other_curve(path: Path, before: Mapping[str, Any], record: Mapping[str, Any], free: set[str]) -> None:
-    changes = _differences(before["config"], record["config"])
+    changes = differences(before["config"], record["config"])
     changes = {name: change for name, change in changes.items() if name not in free}
-    changes |= _differences(before["facts"], record["facts"])
+    changes |= differences(before["facts"], record["facts"])
     if changes:
         shown = "; ".join(f"{name} was {old!r}, now {new!r}" for name, (old, new) in changes.items())
         raise UserError(
@@ -137,5 +138,5 @@ def _refuse_other_curve(path: Path, before: Mapping[str, Any], record: Mapping[s
 
 
 def _say_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
-    for name, (old, new) in _differences(before, after).items():
+    for name, (old, new) in differences(before, after).items():
         print(f"{name} was {old!r}, now {new!r}", file=sys.stderr)

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import marshal
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -30,6 +31,40 @@ def test_training_follows_hugging_faces_model_in_pytorch(corpus: Path) -> None:
     assert found["ours"][1] < found["ours"][0] - 0.1  # the updates count, too
     with pytest.raises(UserError, match="heads=3 do not divide width=32; use heads=2"):
         huggingface_curve.compare(dataclasses.replace(small, heads=3))
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("task", ["sst2", "wnut17"])
+def test_fine_tuning_is_compared_with_a_plain_pytorch_loop(
+    finished: Path, tmp_path: Path, task: Literal["sst2", "wnut17"]
+) -> None:
+    pytest.importorskip("transformers")
+    from benchmarks import finetune_against_huggingface as benchmark
+
+    rows = [("the old river follows some bread", 1), ("a small boat meets the miller", 0)] * 20
+    files = {"sst2": ("train.tsv", "dev.tsv"), "wnut17": ("wnut17train.conll", "emerging.dev.conll")}[task]
+    for name in files:
+        if task == "sst2":
+            lines = ["sentence\tlabel", *(f"{text}\t{label}" for text, label in rows)]
+        else:
+            lines = [line for text, _ in rows for line in [*(f"{w}\t{tag(w)}" for w in text.split()), ""]]
+        (tmp_path / name).write_text("\n".join(lines) + "\n")
+    a = benchmark.Arguments(
+        str(finished), str(tmp_path), task=task, seeds=(0, 1), epochs=4, batch_size=8, peak_lr=1e-2, seq_len=32
+    )
+    found = benchmark.compare(a)
+    for side in ("ours", "theirs"):
+        assert max(found[side]["figures"]) > 0.9
+        assert len(found[side]["seconds"]) == 2
+    assert found["seconds_ratio"] == found["ours"]["mean_seconds"] / found["theirs"]["mean_seconds"]
+    with pytest.raises(UserError, match="give no standard error"):
+        benchmark.compare(dataclasses.replace(a, seeds=(0,)))
+    with pytest.raises(UserError, match="has no file"):
+        benchmark.compare(dataclasses.replace(a, data=str(finished)))
+
+
+def tag(word: str) -> str:
+    return {"river": "B-thing", "boat": "B-thing", "old": "O"}.get(word, "O")
 
 
 def test_each_seed_has_a_run_with_the_pretraining_and_one_without_all_else_equal(

@@ -5,8 +5,11 @@ from __future__ import annotations
 import csv
 import dataclasses
 import random
+import shutil
+import signal
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -129,6 +132,97 @@ def test_a_run_cut_short_goes_on_to_the_same_end(
     assert untimed(tmp_path / "run") == untimed(tuned[0])
 
 
+def test_it_stops_when_nothing_gets_better_and_stays_so(
+    task_config: FinetuneConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def configured(patience: int) -> FinetuneConfig:
+        train = dataclasses.replace(task_config.train, metric="recall", patience=patience)
+        still = dataclasses.replace(task_config.optimizer, peak_lr=1e-9)
+        return dataclasses.replace(task_config, optimizer=still, train=train)
+
+    steps = iter(range(1, 100))
+
+    def requested(self: finetune.StopRequest) -> bool:
+        self.signum = signal.SIGINT if next(steps) == 20 else None  # within the second epoch
+        return self.signum is not None
+
+    with monkeypatch.context() as patch:
+        patch.setattr(finetune.StopRequest, "requested", property(requested))
+        with pytest.raises(KeyboardInterrupt):
+            finetune.run(configured(1), tmp_path / "run")
+    assert epochs(tmp_path / "run") == [1]
+    finetune.run(configured(1), tmp_path / "run")
+    assert "stopped: evaluations without a better recall: 1" in capsys.readouterr().err
+    assert epochs(tmp_path / "run") == [1, 2]
+    finetune.run(configured(1), tmp_path / "run")
+    assert epochs(tmp_path / "run") == [1, 2]
+    finetune.run(configured(2), tmp_path / "run")
+    assert epochs(tmp_path / "run") == [1, 2, 3]
+
+
+def test_it_starts_from_a_fine_tuned_model_with_a_new_classifier(
+    task_config: FinetuneConfig, tuned: tuple[Path, dict[str, float]], files: Path, tmp_path: Path
+) -> None:
+    """As RTE, MRPC and STS-B are learned from a model of MNLI."""
+    scores = scored(files, tmp_path)
+    c = dataclasses.replace(
+        task_config,
+        task="regression",
+        init_from=str(tuned[0]),
+        data=dataclasses.replace(task_config.data, train=scores["train"], validation=scores["validation"], test=None),
+        optimizer=OptimizerConfig(peak_lr=1e-9, warmup_steps=None),
+        train=TaskTrainConfig(epochs=1, batch_size=64),
+    )
+    finetune.run(c, tmp_path / "run")
+    before, after = (bertjax.load(path).params for path in (tuned[0], tmp_path / "run"))
+    for name in ("encoder", "pooler"):
+        for old, new in zip(jax.tree.leaves(before[name]), jax.tree.leaves(after[name]), strict=True):
+            np.testing.assert_allclose(old, new, atol=1e-6)
+    assert after["classifier"]["kernel"].shape == (32, 1)
+
+
+def test_the_flag_sweeps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "c.py").write_text("from bertjax.config import FinetuneConfig\nget_config = FinetuneConfig\n")
+    asked = []
+
+    def run(c: FinetuneConfig, workdir: Path) -> dict[str, float]:
+        asked.append((c.optimizer.peak_lr, c.train.batch_size, c.train.epochs, c.train.seed))
+        workdir.mkdir()
+        (workdir / "config.json").write_text('{"bertjax": "", "config": {}, "facts": {"metric": "f1"}}')
+        return {"f1": 0.5}
+
+    words = f"--sweep --config={tmp_path}/c.py --workdir={tmp_path}/s --init_from=x --sweep.peak_lr 1e-4 3e-5"
+    more = "--sweep.seed 4 --sweep.batch_size 8 --sweep.epochs 1 2"
+    monkeypatch.setattr("sys.argv", ["finetune.py", *words.split(), *more.split()])
+    monkeypatch.setattr(finetune, "run", run)
+    finetune.main()
+    assert asked == [(lr, 8, epochs, 4) for epochs in (1, 2) for lr in (1e-4, 3e-5)]
+
+
+def scored(files: Path, directory: Path) -> dict[str, str]:
+    """Writes the labelled files with scores for labels."""
+    scores = {}
+    for name in ("train", "validation"):
+        text = (files / f"{name}.tsv").read_text()
+        (directory / f"{name}.tsv").write_text(text.replace("\twet", "\t4.0").replace("\tdry", "\t1.0"))
+        scores[name] = str(directory / f"{name}.tsv")
+    return scores
+
+
+def epochs(workdir: Path) -> list[int]:
+    return [line["epoch"] for line in read_metrics(workdir) if "eval_loss" in line]
+
+
+def test_frozen_weights_end_as_they_began(task_config: FinetuneConfig, finished: Path, tmp_path: Path) -> None:
+    train = dataclasses.replace(task_config.train, epochs=1, frozen_layers=1)
+    finetune.run(dataclasses.replace(task_config, train=train), tmp_path / "run")
+    before, after = (bertjax.load(path).params["encoder"] for path in (finished, tmp_path / "run"))
+    for (path, old), new in zip(jax.tree.leaves_with_path(before), jax.tree.leaves(after), strict=True):
+        layers = 1 if "blocks" in str(path) else None
+        assert np.asarray(old)[:layers].tobytes() == np.asarray(new)[:layers].tobytes(), path
+        assert layers is None or not np.array_equal(old[1:], new[1:]), path
+
+
 @pytest.mark.parametrize("pooling", ["mean", "weighted", "layers"])
 def test_a_mean_of_hidden_states_learns_and_is_loaded_as_such(
     task_config: FinetuneConfig, files: Path, tmp_path: Path, pooling: Pooling
@@ -169,8 +263,9 @@ def test_few_examples_of_each_class_are_drawn_by_the_seed(task_config: FinetuneC
             {"train": {"metric": "acuracy"}},
             "metric='acuracy' is no figure of classification; use one of accuracy",
         ),
+        ({"train": {"frozen_layers": 3}}, "frozen_layers=3, but .* has 2 layers"),
         ({"train": {"batch_size": 20}}, "does not divide over 8 data shards"),
-        ({"task": "tagging", "train": {"pooling": "mean"}}, "pooling='mean', but tagging reads tokens"),
+        ({"task": "tagging", "train": {"pooling": "mean"}}, "pooling='mean', but tagging has no such"),
     ],
 )
 def test_mistakes_are_said(
@@ -184,6 +279,16 @@ def test_mistakes_are_said(
         finetune.run(dataclasses.replace(task_config, **values), tmp_path / "run")  # type: ignore[arg-type]
 
 
+def test_a_tokenizer_of_another_model_is_said(task_config: FinetuneConfig, finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path / "mixed")
+    folders.TOKENIZER.save(tmp_path / "mixed" / "tokenizer")
+    size = folders.TOKENIZER.vocab_size
+    path = tmp_path / "mixed" / "config.json"
+    path.write_text(path.read_text().replace('"vocab_size": 100', f'"vocab_size": {size - 1}'))
+    with pytest.raises(UserError, match=rf"tokenizer has {size} entries, the model {size - 1}: they are"):
+        finetune.run(dataclasses.replace(task_config, init_from=str(tmp_path / "mixed")), tmp_path / "run")
+
+
 def test_an_unknown_label_is_named_with_its_line(task_config: FinetuneConfig, files: Path, tmp_path: Path) -> None:
     path = tmp_path / "odd.tsv"
     path.write_text((files / "validation.tsv").read_text() + "the miller meets some bread.\tdamp\n")
@@ -195,17 +300,13 @@ def test_an_unknown_label_is_named_with_its_line(task_config: FinetuneConfig, fi
 def test_scores_are_learned_and_handed_in_as_glue_takes_them(
     task_config: FinetuneConfig, files: Path, tmp_path: Path
 ) -> None:
-    scores = {}
-    for name in ("train", "validation"):
-        text = (files / f"{name}.tsv").read_text()
-        scores[name] = tmp_path / f"{name}.tsv"
-        scores[name].write_text(text.replace("\twet", "\t4.0").replace("\tdry", "\t1.0"))
+    scores = scored(files, tmp_path)
     also = tmp_path / "elsewhere.tsv"
-    also.write_text(scores["validation"].read_text())
+    also.write_text(Path(scores["validation"]).read_text())
     data = dataclasses.replace(
         task_config.data,
-        train=str(scores["train"]),
-        validation=str(scores["validation"]),
+        train=scores["train"],
+        validation=scores["validation"],
         also=(str(also),),
         submission="STS-B",
     )

@@ -16,15 +16,15 @@ SPLITS: tuple[Split, Split] = ("train", "validation")
 
 
 class Content(Protocol):
-    """What blocks are made of: documents, or records that were made of documents."""
+    """What blocks are made of: documents, records that were made of documents, or what stands for either."""
 
     @property
-    def content(self) -> bytes:
-        """By which it is known."""
+    def place(self) -> float:
+        """Between 0 and 1, as `place_of` makes it."""
 
     @property
-    def group(self) -> str | None:
-        """Those of one group land in the same split."""
+    def size(self) -> int:
+        """Bytes."""
 
 
 D = TypeVar("D", bound=Content)
@@ -42,9 +42,10 @@ class Block(NamedTuple, Generic[D]):
 
 
 class _Placed(NamedTuple, Generic[D]):
+    """A document whose place and size are computed once."""
+
     document: D
     place: float
-    """Between 0 and 1, by a hash: the same for the documents of a group, and for equal documents."""
     size: int
 
 
@@ -77,11 +78,14 @@ def blocks_from_documents(
         yield cutter.rest()
 
 
+def place_of(content: bytes, group: str | None = None) -> float:
+    """Returns a number between 0 and 1 by a hash: the same for the documents of a group, and for equal documents."""
+    key = content if group is None else f"group {group}".encode()
+    return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest()) / 2**64
+
+
 def _placed(document: D) -> _Placed[D]:
-    content = document.content
-    key = content if document.group is None else f"group {document.group}".encode()
-    place = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest()) / 2**64
-    return _Placed(document, place, len(content))
+    return _Placed(document, document.place, document.size)
 
 
 def _take_bytes(stream: Iterator[_Placed[D]], size: int) -> Iterator[_Placed[D]]:

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, Literal, NamedTuple
 import zstandard
 
 from bertjax.data import tfds_text
+from bertjax.data.blocks import place_of
 from bertjax.data.tfrecords import is_tfrecords
 from bertjax.errors import UserError
 
@@ -46,9 +47,14 @@ class EncodedDocument(NamedTuple):
     group: str | None = None
 
     @property
-    def content(self) -> bytes:
-        """The text, by which it is known."""
-        return b"\n".join(self.paragraphs)
+    def place(self) -> float:
+        """Where it is among all, by its group or its text."""
+        return place_of(b"\n".join(self.paragraphs), self.group)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the text, its paragraphs in lines."""
+        return sum(map(len, self.paragraphs)) + len(self.paragraphs) - 1
 
 
 class Line(NamedTuple):

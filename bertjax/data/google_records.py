@@ -14,7 +14,7 @@ import numpy as np
 from google.protobuf.message import DecodeError
 from tensorflow_datasets.proto import tf_example_pb2
 
-from bertjax.data.blocks import Block
+from bertjax.data.blocks import Block, place_of
 from bertjax.data.pairs import IS_NEXT, IS_RANDOM, Pair
 from bertjax.data.shards import Shard, ShardOptions, load_tokenizer, write_pairs
 from bertjax.data.tfrecords import read_records
@@ -28,8 +28,16 @@ class GoogleRecord(NamedTuple):
     content: bytes
     where: str
     """File and number, for messages."""
-    group: None = None
-    """It does not tell its document."""
+
+    @property
+    def place(self) -> float:
+        """Where it is among all; it does not tell its document."""
+        return place_of(self.content)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the record."""
+        return len(self.content)
 
 
 def google_records(paths: Sequence[Path]) -> Iterator[GoogleRecord]:

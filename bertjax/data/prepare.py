@@ -27,6 +27,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 import bertjax
+from bertjax.data.beam import Reading, write_shards_on_beam
 from bertjax.data.blocks import Block, D, blocks_from_documents
 from bertjax.data.corpus import MANIFEST_VERSION, Manifest, open_corpus
 from bertjax.data.documents import DECOMPRESSORS, EncodingErrors, Skip, find_files, read_documents
@@ -74,6 +75,8 @@ class PrepareConfig:
     """Share of the documents that is held out."""
     workers: int = 0
     """Processes; 0 takes one a core. The result does not depend on it."""
+    beam: str | None = None
+    """Work on an Apache Beam runner with these options of Beam's, such as `--runner=DirectRunner` (docs/beam.md)."""
     seed: int = 0
     """Of the segments and negatives."""
     encoding_errors: EncodingErrors = "strict"
@@ -127,6 +130,8 @@ def _for_records(config: PrepareConfig, files: list[Path]) -> PrepareConfig:
     texts = [path for path in files if not is_tfrecords(path)]
     if texts:
         raise UserError(f"{texts[0]} is text, and other inputs are TFRecord files of pairs; prepare them apart")
+    if config.beam is not None:
+        raise UserError(f"beam={config.beam!r}, but {files[0]} holds pairs that are made; leave it out")
     if config.vocab is None:
         raise UserError(f"{files[0]} holds ids; name the vocabulary that it was made with by --vocab")
     made = {name: getattr(PrepareConfig, name) for name in ("passes", "next_sentence", "short_share")}
@@ -175,7 +180,8 @@ def _of_length(manifest: Manifest, seq_len: int) -> Manifest:
 def _settings(config: PrepareConfig) -> dict[str, Any]:
     """Returns what decides about the rows besides the sources."""
     settings = dataclasses.asdict(config)
-    del settings["output"], settings["workers"], settings["input_format"]
+    for where_and_how in ("output", "workers", "beam", "input_format"):
+        del settings[where_and_how]
     settings["seq_len"] = config.lengths
     if config.vocab is not None:
         settings["vocab"] = Tokenizer.from_vocab(config.vocab, cased=config.cased).fingerprint
@@ -245,11 +251,15 @@ def _write_shards(
     cut = functools.partial(
         blocks_from_documents, validation_share=config.validation_share, block_size=_block_size(files)
     )
+    least = 2 if config.next_sentence else 1
     if is_tfrecords(files[0]):
         yield from _in_workers(write_record_shards, options, cut(google_records(files), least=1), config.workers)
+    elif config.beam is not None:
+        scratch = next(iter(directories.values())) / "beam"
+        reading = Reading(tuple(map(str, files)), config.encoding_errors, config.skip_bad_lines, str(scratch))
+        yield from write_shards_on_beam(config.beam, reading, functools.partial(cut, least=least), options, skipped)
     else:
         documents = read_documents(files, config.encoding_errors, _skip(config, skipped))
-        least = 2 if config.next_sentence else 1
         encoded = (document.encoded() for document in documents)
         yield from _in_workers(write_shards, options, cut(encoded, least=least), config.workers)
 

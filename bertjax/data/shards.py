@@ -94,14 +94,22 @@ def write_shards_once(write: WriteShards[D], options: Sequence[ShardOptions], bl
 
     Raises: UserError as `write` does.
     """
-    paths = [Path(each.directory) / shard_name(block.split, block.number) for each in options]
-    kept = [note for path in paths if (note := _read_note(path))]
-    if len(kept) == len(paths):
+    kept = kept_shards(options, block)
+    if len(kept) == len(options):
         return kept
     shards = write(options, block)
-    for path, shard in zip(paths, shards, strict=True):
-        _write_note(path, shard)
+    for each, shard in zip(options, shards, strict=True):
+        _write_note(_path_of(each, block), shard)
     return shards
+
+
+def kept_shards(options: Sequence[ShardOptions], block: Block[D]) -> list[Shard]:
+    """Returns what there is of the block's shards, whole and as it was written."""
+    return [shard for each in options if (shard := _read_note(_path_of(each, block)))]
+
+
+def _path_of(options: ShardOptions, block: Block[D]) -> Path:
+    return Path(options.directory) / shard_name(block.split, block.number)
 
 
 def note_of(path: Path) -> Path:

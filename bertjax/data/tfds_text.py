@@ -1,11 +1,13 @@
-"""Texts from TFDS data sets in ArrayRecord form, read without TensorFlow and without their code."""
+"""Texts and records from TFDS data sets in ArrayRecord form, read without TensorFlow and without their code."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordReader
 from tensorflow_datasets.core import read_only_builder
@@ -17,7 +19,28 @@ FEATURE = "text"
 
 
 def shards_of(name: str) -> list[Path]:
-    """Returns the files of the train split of `name[/config][:version]` in TFDS's data directory ($TFDS_DATA_DIR).
+    """Returns the files of the train split of `name[/config][:version]`. Raises: UserError if it has no such texts."""
+    info = _info(name)
+    if SPLIT not in info.splits or not isinstance(dict(info.features).get(FEATURE), tfds.features.Text):
+        found = f"splits {', '.join(info.splits)} and features {', '.join(info.features)}"
+        raise UserError(f"tfds:{name} has {found}; need the split {SPLIT!r} and the text feature {FEATURE!r}")
+    return [Path(path) for path in info.splits[SPLIT].filepaths]
+
+
+def read_records(name: str, split: str) -> Iterator[dict[str, Any]]:
+    """Yields the records of a split, their texts as strings, classes as their names, None where there is none.
+
+    Raises: UserError if there is no such data set or split, or a record is damaged.
+    """
+    info = _info(name)
+    if split not in info.splits:
+        raise UserError(f"tfds:{name} has no split {split!r}; write one of {', '.join(info.splits)}: tfds:{name}#SPLIT")
+    for path in info.splits[split].filepaths:
+        yield from _records(Path(path))
+
+
+def _info(name: str) -> tfds.core.DatasetInfo:
+    """Returns what TFDS's data directory ($TFDS_DATA_DIR) says of `name[/config][:version]`.
 
     Raises: UserError, with the command that prepares it, if it is not there in ArrayRecord form.
     """
@@ -29,10 +52,7 @@ def shards_of(name: str) -> list[Path]:
         raise UserError(f"tfds:{name} is not in {directory}; {remedy}") from error
     if info.file_format is not tfds.core.FileFormat.ARRAY_RECORD:
         raise UserError(f"tfds:{name} is in the form {info.file_format.value}; {remedy}")
-    if SPLIT not in info.splits or not isinstance(dict(info.features).get(FEATURE), tfds.features.Text):
-        found = f"splits {', '.join(info.splits)} and features {', '.join(info.features)}"
-        raise UserError(f"tfds:{name} has {found}; need the split {SPLIT!r} and the text feature {FEATURE!r}")
-    return [Path(path) for path in info.splits[SPLIT].filepaths]
+    return info
 
 
 def is_shard(path: Path) -> bool:
@@ -41,12 +61,27 @@ def is_shard(path: Path) -> bool:
 
 
 def read_texts(path: Path) -> Iterator[str]:
-    """Yields the texts of a shard, by the features.json beside it. Raises: UserError if a record is damaged."""
+    """Yields the texts of a shard. Raises: UserError if a record is damaged."""
+    for record in _records(path):
+        yield record[FEATURE]
+
+
+def _records(path: Path) -> Iterator[dict[str, Any]]:
+    """Yields the records of a shard, by the features.json beside it."""
     features = tfds.features.FeaturesDict.from_config(str(path.parent))
     reader = ArrayRecordReader(str(path))
     for number in range(reader.num_records()):
         try:
-            record = features.deserialize_example_np(reader.read([number])[0])
-            yield record[FEATURE].decode()
+            stored = features.deserialize_example_np(reader.read([number])[0])
+            record = {key: _plain(value, features[key]) for key, value in stored.items()}
         except (RuntimeError, ValueError) as error:  # ArrayRecord's and protobuf's; not UTF-8 is a ValueError, too
             raise UserError(f"{path}, record {number} is damaged ({error}); prepare the data set again") from error
+        yield record
+
+
+def _plain(value: Any, feature: Any) -> Any:
+    if isinstance(feature, tfds.features.Text):
+        return value.decode()
+    if isinstance(feature, tfds.features.ClassLabel):
+        return feature.int2str(int(value)) if value >= 0 else None  # -1 is TFDS's "not known"
+    return value.item() if isinstance(value, np.generic) else value

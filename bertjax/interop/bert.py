@@ -21,6 +21,7 @@ CLASSES: dict[str, tuple[Task, tuple[str, ...]]] = {
     "BertForSequenceClassification": ("classification", ("pooler", "classifier")),
     "BertForTokenClassification": ("tagging", ("classifier",)),
     "BertForQuestionAnswering": ("answers", ("classifier",)),
+    "BertForMultipleChoice": ("choice", ("pooler", "classifier")),
 }
 """What each class is for, and which of our heads it has."""
 

@@ -77,6 +77,8 @@ def labels_of(values: Mapping[str, Any], task: Task) -> tuple[str, ...]:
     """Returns the names of the classes. Raises: UserError if one has no name, or two have the same."""
     if task == "answers":
         return ("start", "end")
+    if task == "choice":
+        return ("score",)
     named = values.get("id2label") or {str(i): f"LABEL_{i}" for i in range(values.get("num_labels", 2))}
     labels = tuple(str(named.get(str(i))) for i in range(len(named)))
     if set(named) != {str(i) for i in range(len(named))} or len(set(labels)) != len(labels):

@@ -14,8 +14,9 @@ from bertjax.model.encoder import Encoder
 from bertjax.model.heads import MaskedLmHead, NextSentenceHead, Pooler, Transform, WeightedMean, text_width
 from bertjax.sharding import ACT_B, REPLICATED
 
-Task = Literal["pretraining", "classification", "multilabel", "regression", "tagging", "answers"]
-"""What the heads are for. Answers are tags, too: two logits for each token, that it starts and that it ends one."""
+Task = Literal["pretraining", "classification", "multilabel", "regression", "tagging", "answers", "choice"]
+"""What the heads are for. Answers are tags, too: two logits for each token, that it starts and that it ends one. A
+choice has one logit, and is read with its text as a pair."""
 
 OF_TEXTS: tuple[Task, ...] = ("classification", "multilabel", "regression")
 """Tasks whose classifier stands over the vector of a text; that of the others stands over the tokens."""
@@ -43,7 +44,8 @@ def classifier_heads(c: ModelConfig, task: Task, pooling: Pooling = "cls") -> tu
     heads = ("transform", "classifier") if modernbert and pooling != "layers" else ("classifier",)
     if task in OF_TEXTS and pooling == "weighted":
         return ("weighted", *heads)
-    return ("pooler", *heads) if task in OF_TEXTS and pooling == "cls" and not modernbert else heads
+    pooled = (task in OF_TEXTS and pooling == "cls") or task == "choice"
+    return ("pooler", *heads) if pooled and not modernbert else heads
 
 
 class Assembly(nnx.Module):
@@ -67,7 +69,7 @@ class Assembly(nnx.Module):
             self.classifier = nnx.Linear(width, len(b.labels), **layers.weights(c, REPLICATED), rngs=rngs)
 
     def token_logits(self, x_BSD: jax.Array) -> jax.Array:
-        """Returns logits_BSC of a classifier of tokens, from the encoder's last hidden states."""
+        """Returns logits_BSC of a classifier of tokens, from the encoder's last hidden states, or of other vectors."""
         read_BSD = self.transform(x_BSD) if hasattr(self, "transform") else x_BSD
         return self.classifier(read_BSD, out_sharding=ACT_B)
 

@@ -32,6 +32,9 @@ class Features:
     token_targets: Mapping[str, Sequence[np.ndarray]] = dataclasses.field(default_factory=dict)
     """What is to be predicted of each token, by name, of the same lengths as ids, int32; -1 where nothing is."""
 
+    spans: Sequence[np.ndarray] | None = None
+    """Where an example is several texts that do not see each other: 1 on the tokens of the first, 2 ..., int32."""
+
     @property
     def lengths_N(self) -> np.ndarray:
         """Tokens of each example."""
@@ -88,13 +91,20 @@ def _batches(order_N: np.ndarray, lengths_N: np.ndarray, batch_size: int, seq_le
 def make_batch(features: Features, choice: Choice, batch_size: int) -> dict[str, np.ndarray]:
     """Returns ids, segments, positions, spans and each token target [B, S]; weights, index and each target [B].
 
-    `spans` is 1 on tokens and 0 on padding. Rows without an example are padding, with weight 0 and index -1.
+    `spans` is 1 on tokens, or what the features say, and 0 on padding; positions begin anew with each span. Rows
+    without an example are padding, with weight 0 and index -1.
     """
     shape = batch_size, choice.length
     ids_BS, segments_BS, spans_BS = np.full(shape, features.pad_id, np.int32), *np.zeros((2, *shape), np.int32)
     for row, i in enumerate(choice.indices):
         size = len(features.ids[i])
         ids_BS[row, :size], segments_BS[row, :size], spans_BS[row, :size] = features.ids[i], features.segments[i], 1
+    positions_BS = np.tile(np.arange(choice.length, dtype=np.int32), (batch_size, 1))
+    if features.spans is not None:
+        positions_BS[:] = 0  # of padding, too: a row may be longer than the model has positions
+        for row, spans in enumerate(features.spans[i] for i in choice.indices):
+            spans_BS[row, : len(spans)] = spans
+            positions_BS[row, : len(spans)] = np.arange(len(spans)) - np.searchsorted(spans, spans)
     tokens = {name: np.full(shape, -1, np.int32) for name in features.token_targets}
     for name, target_BS in tokens.items():
         for row, i in enumerate(choice.indices):
@@ -105,7 +115,7 @@ def make_batch(features: Features, choice: Choice, batch_size: int) -> dict[str,
     return {
         "ids": ids_BS,
         "segments": segments_BS,
-        "positions": np.tile(np.arange(choice.length, dtype=np.int32), (batch_size, 1)),
+        "positions": positions_BS,
         "spans": spans_BS,
         "weights": real_B.astype(np.float32),
         "index": index_B,

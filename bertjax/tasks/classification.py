@@ -33,6 +33,8 @@ from bertjax.tasks.tables import Row, read_rows
 from bertjax.tasks.task import Part, Task, drawn, files_of
 from bertjax.training.losses import Sums, cross_entropy_sums, mean
 
+NUMBERED = ("CoLA", "SST-2", "MRPC", "QQP", "WNLI")
+"""Tasks of GLUE whose labels are 0 and 1; the others' are words."""
 _NUMBER = re.compile(r"[+-]?\d+(?:\.\d*)?")
 
 
@@ -57,6 +59,8 @@ class Columns:
     """The second of the pair."""
     label: str = "label"
     """The class."""
+    skip_bad: bool = False
+    """Whether rows that lack some are left out."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,10 +85,14 @@ def make_task(data: TaskDataConfig, tokenizer: BertTokenizer, seed: int) -> Task
         check = functools.partial(check_label, labels=labels or None)
         return read_examples(path, columns, check, label_required=label_required)
 
-    train = few_of_each(read(data.train, columns_of(data), label_required=True), data, seed)
+    train = few_of_each(read(files_of(data)["train"], columns_of(data), label_required=True), data, seed)
     train = drawn(train, data.examples, seed)
-    labels = label_names(train)
+    labels = label_names(train, data.positive)
+    _say_unfit(data.submission if data.test else None, labels)
     parts = make_parts(data, train, read, lambda examples: features(examples, tokenizer, data.seq_len, labels))
+    absent = set(labels) - {example.label for example in parts["validation"].examples}
+    if absent:
+        print(f"{data.validation} has no example of {', '.join(map(repr, sorted(absent)))}", file=sys.stderr)
     return Task(
         labels=labels,
         metrics=("accuracy", "f1", "f1_macro", "matthews", "precision", "recall"),
@@ -95,14 +103,15 @@ def make_task(data: TaskDataConfig, tokenizer: BertTokenizer, seed: int) -> Task
         outputs=logits,
         figures=lambda part, outputs, _: _figures(part.features.targets["labels"], np.stack(outputs)),
         write=lambda path, part, outputs, _: write_predictions(
-            path.with_suffix(".tsv"), part.examples, np.exp(_log_softmax(np.stack(outputs))), labels
+            path.with_suffix(".tsv"), part.examples, np.exp(log_softmax(np.stack(outputs))), labels
         ),
     )
 
 
 def columns_of(data: TaskDataConfig, *, test: bool = False) -> Columns:
-    """Returns where the files have what; the test file may have its text elsewhere."""
-    return Columns((data.test_text if test else None) or data.text, data.second, data.label)
+    """Returns where the files have what; the test file may have its text elsewhere, and each row has a prediction."""
+    text = (data.test_text if test else None) or data.text
+    return Columns(text, data.second, data.label, skip_bad=data.skip_bad_rows and not test)
 
 
 class Reader(Protocol):
@@ -127,11 +136,10 @@ def make_parts(
     examples = {name: examples_of(name, path) for name, path in files_of(data).items()}
     parts = {name: Part(found, make_features(found)) for name, found in examples.items()}
     for name, part in parts.items():
-        if part.features.truncated:
-            print(
-                f"{name}: {part.features.truncated} of {len(part.examples)} examples cut to {data.seq_len} tokens",
-                file=sys.stderr,
-            )
+        empty = int(np.sum(part.features.lengths_N <= 2))  # [CLS] and [SEP]
+        for count, what in ((part.features.truncated, f"cut to {data.seq_len} tokens"), (empty, "without any token")):
+            if count:
+                print(f"{name}: {count} of {len(part.examples)} examples {what}", file=sys.stderr)
     return parts
 
 
@@ -187,20 +195,18 @@ def read_examples(
     texts = [columns.text] if columns.second is None else [columns.text, columns.second]
     required, optional = ([*texts, columns.label], []) if label_required else (texts, [columns.label])
     examples = []
-    for index, row in enumerate(read_rows(path, required, optional)):
+    for index, row in enumerate(read_rows(path, required, optional, skip_bad=columns.skip_bad)):
         *found, label = row.values
-        text, second = (_text(value, row) for value in (*found, None)[:2])
-        if text is None:
-            raise UserError(f"{row.where}: column {columns.text!r} is null; give each row a text")
-        if columns.second is not None and second is None:
-            raise UserError(f"{row.where}: column {columns.second!r} is null; give each row a text")
+        text, *seconds = (text_of(value, column, row) for value, column in zip(found, texts, strict=True))
+        second = seconds[0] if seconds else None
         examples.append(Example(text, second, check(label, row, required=label_required), index))
     return examples
 
 
-def _text(value: Any, row: Row) -> str | None:
+def text_of(value: Any, column: str, row: Row) -> str:
+    """Returns what stands in the column of a text. Raises: UserError, with file and line, if it is none."""
     if value is None:
-        return None
+        raise UserError(f"{row.where}: column {column!r} is null; give each row a text")
     if not isinstance(value, str):
         raise UserError(f"{row.where}: {value!r} is not a text; put it in quotes")
     if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
@@ -208,36 +214,51 @@ def _text(value: Any, row: Row) -> str | None:
     return value
 
 
-def label_names(examples: Sequence[Example]) -> tuple[str, ...]:
-    """Returns the labels that occur, numbers in the order of numbers, else sorted.
+def label_names(examples: Sequence[Example], positive: str | None = None) -> tuple[str, ...]:
+    """Returns the labels that occur, numbers in the order of numbers, else sorted; `positive` is the last of two.
 
-    Raises: UserError if there are fewer than two.
+    Raises: UserError if there are fewer than two, or `positive` is not one of two.
     """
     names = {example.label for example in examples if example.label is not None}
     if len(names) < 2:
         raise UserError(f"the training file has {len(names)} label: {sorted(names)}; telling apart needs two")
-    return tuple(sorted(names, key=_sort_key))
+    ordered = sorted(names, key=_sort_key)
+    if positive is not None and (len(names) > 2 or positive not in names):
+        raise UserError(
+            f"data.positive={positive!r} is not one of two labels; there are {', '.join(map(repr, ordered))}"
+        )
+    return tuple(ordered) if positive is None else (*(names - {positive}), positive)
 
 
 def _sort_key(name: str) -> tuple[float, str]:
     return (float(name) if _NUMBER.fullmatch(name) else float("inf")), name
 
 
+def _say_unfit(submission: str | None, labels: Sequence[str]) -> None:
+    """Prints that GLUE's server takes 0 and 1 for the task, where the labels are others, as TFDS has them."""
+    if submission in NUMBERED and tuple(labels) != ("0", "1"):
+        print(
+            f"glue/{submission}.tsv will be none that GLUE's server takes: its labels are 0 and 1, these"
+            f" {', '.join(map(repr, labels))}; to hand in, use GLUE's own files",
+            file=sys.stderr,
+        )
+
+
 def features(examples: Sequence[Example], tokenizer: Tokenizer, seq_len: int, labels: Sequence[str]) -> Features:
     """Returns [CLS] text [SEP], or [CLS] text [SEP] second [SEP] in segments 0 and 1; `labels` -1 where unknown.
 
-    What is longer than `seq_len` loses tokens at the end, of a pair always the longer text.
+    A second text without tokens is none. What is longer than `seq_len` loses tokens at the end, of a pair always the
+    longer text.
     Source: google-research/bert, run_classifier.py, convert_single_example.
     """
     first = tokenizer.encode_batch([example.text for example in examples])
     second = tokenizer.encode_batch([example.second or "" for example in examples])
     ids, segments, truncated = [], [], 0
-    for example, a, b in zip(examples, first, second, strict=True):
-        paired = example.second is not None
-        kept_a, kept_b = _truncated(len(a), len(b), seq_len - (3 if paired else 2))
+    for a, b in zip(first, second, strict=True):
+        kept_a, kept_b = _truncated(len(a), len(b), seq_len - (3 if b else 2))
         truncated += (kept_a, kept_b) != (len(a), len(b))
         head = [tokenizer.cls_id, *a[:kept_a], tokenizer.sep_id]
-        tail = [*b[:kept_b], tokenizer.sep_id] if paired else []
+        tail = [*b[:kept_b], tokenizer.sep_id] if b else []
         ids.append(np.array(head + tail, np.int32))
         segments.append(np.repeat(np.array([0, 1], np.int32), [len(head), len(tail)]))
     number = {name: i for i, name in enumerate(labels)}
@@ -315,11 +336,12 @@ def logits(model: SequenceClassifier, batch: Mapping[str, jax.Array], key: jax.A
 
 def _figures(labels_N: np.ndarray, logits_NC: np.ndarray) -> dict[str, float]:
     """Returns the loss (nats) and the figures of the likeliest labels."""
-    loss = -float(np.take_along_axis(_log_softmax(logits_NC), labels_N[:, None], axis=1).mean())
+    loss = -float(np.take_along_axis(log_softmax(logits_NC), labels_N[:, None], axis=1).mean())
     return {"loss": loss} | classification_metrics(labels_N, logits_NC.argmax(axis=1), logits_NC.shape[1])
 
 
-def _log_softmax(logits_NC: np.ndarray) -> np.ndarray:
+def log_softmax(logits_NC: np.ndarray) -> np.ndarray:
+    """Returns the logarithms of the probabilities, float64."""
     wide_NC = logits_NC.astype(np.float64)
     return wide_NC - np.logaddexp.reduce(wide_NC, axis=1, keepdims=True)
 

@@ -25,7 +25,7 @@ from bertjax.tasks.batches import Features
 from bertjax.tasks.classification import Columns, Example, SequenceClassifier
 from bertjax.tasks.metrics import multilabel_metrics
 from bertjax.tasks.tables import Row
-from bertjax.tasks.task import Task, drawn
+from bertjax.tasks.task import Task, drawn, files_of
 from bertjax.training.losses import Sums, mean
 
 SEPARATOR = "|"
@@ -47,7 +47,8 @@ def make_task(data: TaskDataConfig, tokenizer: Tokenizer, seed: int) -> Task:
         check = functools.partial(check_labels, labels=labels or None)
         return classification.read_examples(path, columns, check, label_required=label_required)
 
-    train = drawn(read(data.train, classification.columns_of(data), label_required=True), data.examples, seed)
+    labelled = read(files_of(data)["train"], classification.columns_of(data), label_required=True)
+    train = drawn(labelled, data.examples, seed)
     labels = tuple(sorted({label for example in train for label in labels_of(example)}))
     if not labels:
         raise UserError(f"no example of {data.train} has a label; there is nothing to learn")

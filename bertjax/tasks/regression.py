@@ -15,23 +15,25 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
-from bertjax.config import TaskDataConfig
+from bertjax.config import ModelConfig, Pooling, TaskDataConfig
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import UserError
+from bertjax.sharding import REPLICATED
 from bertjax.tasks import classification
 from bertjax.tasks.batches import Features
 from bertjax.tasks.classification import Columns, Example, SequenceClassifier
 from bertjax.tasks.metrics import regression_metrics
 from bertjax.tasks.tables import Row
-from bertjax.tasks.task import Task, drawn
+from bertjax.tasks.task import Task, drawn, files_of
 from bertjax.training.losses import Sums, mean
 
 LABELS = ("score",)
 
 
 def make_task(data: TaskDataConfig, tokenizer: Tokenizer, seed: int) -> Task:
-    """Returns the task of giving texts the scores of the training file.
+    """Returns the task of giving texts the scores of the training file, from whose mean the head's bias starts.
 
     Raises: UserError, with file and line, for what is wrong in a file, or if classes are asked for.
     """
@@ -41,16 +43,23 @@ def make_task(data: TaskDataConfig, tokenizer: Tokenizer, seed: int) -> Task:
     def read(path: str, columns: Columns, *, label_required: bool) -> list[Example]:
         return classification.read_examples(path, columns, check_score, label_required=label_required)
 
-    train = drawn(read(data.train, classification.columns_of(data), label_required=True), data.examples, seed)
+    labelled = read(files_of(data)["train"], classification.columns_of(data), label_required=True)
+    train = drawn(labelled, data.examples, seed)
     parts = classification.make_parts(data, train, read, lambda found: features(found, tokenizer, data.seq_len))
-    mean_score = parts["train"].features.targets["scores"].mean()
+    mean_score = float(parts["train"].features.targets["scores"].mean())
+
+    def make_model(c: ModelConfig, pooling: Pooling, rngs: nnx.Rngs) -> SequenceClassifier:
+        model = SequenceClassifier(c, 1, pooling=pooling, rngs=rngs)
+        model.classifier.bias = nnx.Param(jnp.full(1, mean_score), out_sharding=REPLICATED)
+        return model
+
     scores_N = parts["validation"].features.targets["scores"]
     return Task(
         labels=LABELS,
         metrics=("spearman", "pearson"),
         parts=parts,
         baselines={"mean_score_loss": float(np.mean((scores_N - mean_score) ** 2))},
-        make_model=lambda c, pooling, rngs: SequenceClassifier(c, 1, pooling=pooling, rngs=rngs),
+        make_model=make_model,
         loss=regression_loss,
         outputs=scores,
         figures=lambda part, outputs, _: _figures(part.features.targets["scores"], np.stack(outputs)),

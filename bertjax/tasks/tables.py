@@ -1,4 +1,4 @@
-"""Rows of tables in files: .tsv, .csv and .jsonl, plain or compressed.
+"""Rows of tables: files .tsv, .csv and .jsonl, plain or compressed, and TFDS data sets, `tfds:NAME#SPLIT`.
 
 A .tsv has no quoting, as in GLUE: a quote is a character. A .csv is what Python's csv module reads. Both start with a
 line of column names, unless columns are asked for by number, as "0". Blank lines are not rows.
@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bertjax.data import documents
+from bertjax.data import documents, tfds_text
 from bertjax.errors import UserError
 
 
@@ -30,12 +31,17 @@ class _Record(NamedTuple):
     fields: list[str]
 
 
-def read_rows(path: str | Path, columns: Sequence[str], optional: Sequence[str] = ()) -> Iterator[Row]:
+def read_rows(
+    path: str | Path, columns: Sequence[str], optional: Sequence[str] = (), *, skip_bad: bool = False
+) -> Iterator[Row]:
     """Yields the file's rows, reduced to `columns`, then those `optional` ones.
 
     Raises: UserError, with file and line, for a missing file or column, a kind of file or a text that cannot be read,
-    and a row that does not fit the others.
+    and a row that does not fit the others, unless `skip_bad` leaves those out, counts them and names the first.
     """
+    if str(path).startswith(documents.TFDS):
+        yield from _read_tfds(str(path), columns, optional)
+        return
     path = Path(path)
     suffix, compression = _suffixes(path)
     if not path.is_file():
@@ -43,9 +49,12 @@ def read_rows(path: str | Path, columns: Sequence[str], optional: Sequence[str] 
     with path.open("rb") as raw, documents.DECOMPRESSORS[compression](raw) as stream:
         lines = (line.text + line.end for line in documents.lines(path, stream, "strict"))
         empty = True
-        for row in READERS[suffix](path, lines, columns, optional):
+        bad: list[str] = []
+        for row in READERS[suffix](path, lines, columns, optional, bad if skip_bad else None):
             empty = False
             yield row
+    if bad:
+        print(f"{path}: {len(bad)} rows are left out; the first: {bad[0]}", file=sys.stderr)
     if empty:
         raise UserError(f"{path} has no rows")
 
@@ -59,14 +68,22 @@ def _suffixes(path: Path) -> tuple[str, str]:
     return suffix, compression
 
 
-def _read_tsv(path: Path, lines: Iterator[str], columns: Sequence[str], optional: Sequence[str]) -> Iterator[Row]:
+Bad = list[str] | None
+"""Where what is wrong with a row is noted; None to raise it."""
+
+
+def _read_tsv(
+    path: Path, lines: Iterator[str], columns: Sequence[str], optional: Sequence[str], bad: Bad
+) -> Iterator[Row]:
     rows = ((number, line.rstrip("\r\n")) for number, line in enumerate(lines, 1))
     records = (_Record(number, line.split("\t")) for number, line in rows if line.strip())
-    return _rows(path, records, columns, optional)
+    return _rows(path, records, columns, optional, bad)
 
 
-def _read_csv(path: Path, lines: Iterator[str], columns: Sequence[str], optional: Sequence[str]) -> Iterator[Row]:
-    return _rows(path, _csv_records(path, lines), columns, optional)
+def _read_csv(
+    path: Path, lines: Iterator[str], columns: Sequence[str], optional: Sequence[str], bad: Bad
+) -> Iterator[Row]:
+    return _rows(path, _csv_records(path, lines), columns, optional, bad)
 
 
 def _csv_records(path: Path, lines: Iterator[str]) -> Iterator[_Record]:
@@ -81,8 +98,13 @@ def _csv_records(path: Path, lines: Iterator[str]) -> Iterator[_Record]:
         ) from error
 
 
-def _rows(path: Path, records: Iterator[_Record], columns: Sequence[str], optional: Sequence[str]) -> Iterator[Row]:
-    """Yields rows of the first record's width; it is the header unless the columns are numbers."""
+def _rows(
+    path: Path, records: Iterator[_Record], columns: Sequence[str], optional: Sequence[str], bad: Bad
+) -> Iterator[Row]:
+    """Yields rows as wide as the first record, which is the header unless the columns are numbers.
+
+    Without a header rows may be wider than the columns that are asked for, as in the STS benchmark.
+    """
     first = next(records, None)
     if first is None:
         return
@@ -91,11 +113,19 @@ def _rows(path: Path, records: Iterator[_Record], columns: Sequence[str], option
     places = _places(path, names, columns, optional)
     if numbered:
         yield Row(_take(first.fields, places), f"{path}:{first.line}")
+    needed = 1 + max(place for place in places if place is not None)
     for line, fields in records:
-        if len(fields) != len(names):
-            what = "the first row" if numbered else "the header"
-            raise UserError(f"{path}:{line} has {len(fields)} fields, {what} has {len(names)}; even them out")
-        yield Row(_take(fields, places), f"{path}:{line}")
+        if len(fields) < needed if numbered else len(fields) != len(names):
+            what = f"column {needed - 1} is asked for" if numbered else f"the header has {len(names)}"
+            _wrong(f"{path}:{line} has {len(fields)} fields, {what}; even them out", bad)
+        else:
+            yield Row(_take(fields, places), f"{path}:{line}")
+
+
+def _wrong(message: str, bad: Bad) -> None:
+    if bad is None:
+        raise UserError(f"{message}, or use --data.skip_bad_rows=True")
+    bad.append(message)
 
 
 def _places(path: Path, names: list[str], columns: Sequence[str], optional: Sequence[str]) -> list[int | None]:
@@ -112,7 +142,9 @@ def _take(fields: list[str], places: list[int | None]) -> tuple[str | None, ...]
     return tuple(None if place is None else fields[place] for place in places)
 
 
-def _read_jsonl(path: Path, lines: Iterator[str], columns: Sequence[str], optional: Sequence[str]) -> Iterator[Row]:
+def _read_jsonl(
+    path: Path, lines: Iterator[str], columns: Sequence[str], optional: Sequence[str], bad: Bad
+) -> Iterator[Row]:
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -120,7 +152,8 @@ def _read_jsonl(path: Path, lines: Iterator[str], columns: Sequence[str], option
         try:
             value = json.loads(line)
         except json.JSONDecodeError as error:
-            raise UserError(f"{where}: not JSON ({error}); every line must be one object") from error
+            _wrong(f"{where}: not JSON ({error}); make every line one object", bad)
+            continue
         if not isinstance(value, dict):
             raise UserError(
                 f"{where}: not a JSON object but a {type(value).__name__}; name the columns, as {{'text': ...}}"
@@ -131,7 +164,16 @@ def _read_jsonl(path: Path, lines: Iterator[str], columns: Sequence[str], option
         yield Row(tuple(value.get(column) for column in (*columns, *optional)), where)
 
 
-READERS: dict[str, Callable[[Path, Iterator[str], Sequence[str], Sequence[str]], Iterator[Row]]] = {
+def _read_tfds(name: str, columns: Sequence[str], optional: Sequence[str]) -> Iterator[Row]:
+    data_set, _, split = name.removeprefix(documents.TFDS).partition("#")
+    for number, record in enumerate(tfds_text.read_records(data_set, split)):
+        for column in columns:
+            if column not in record:
+                raise UserError(f"{name} has no feature {column!r}; its features are {', '.join(map(repr, record))}")
+        yield Row(tuple(record.get(column) for column in (*columns, *optional)), f"{name}, record {number}")
+
+
+READERS: dict[str, Callable[[Path, Iterator[str], Sequence[str], Sequence[str], Bad], Iterator[Row]]] = {
     ".tsv": _read_tsv,
     ".csv": _read_csv,
     ".jsonl": _read_jsonl,

@@ -15,6 +15,7 @@ import numpy as np
 from flax import nnx
 
 from bertjax.config import ModelConfig, Pooling, TaskDataConfig
+from bertjax.data.documents import TFDS
 from bertjax.errors import UserError
 from bertjax.tasks.batches import Features
 from bertjax.training.step import Batch, Loss
@@ -61,17 +62,28 @@ class Task:
 def files_of(data: TaskDataConfig) -> dict[str, str]:
     """Returns the files of a task by their names: `train`, `validation`, `test` if there is one, the further ones.
 
+    A TFDS data set stands for its split of that name, unless it says which: `tfds:glue/mnli#validation_matched`.
+
     Raises: UserError if one is missing, or two would have one name.
     """
     if not data.train or not data.validation:
         raise UserError(f"data.{'train' if not data.train else 'validation'} is not set; name the file of examples")
     files = {"train": data.train, "validation": data.validation} | ({"test": data.test} if data.test else {})
     for path in data.also:
-        name = Path(path).name.split(".")[0]
+        name = path.rpartition("#")[-1] if path.startswith(TFDS) else Path(path).name.split(".")[0]
         if name in files:
             raise UserError(f"data.also names a second file {name!r}: {path}; rename it")
         files[name] = path
-    return files
+    return {name: f"{path}#{name}" if _lacks_split(path) else path for name, path in files.items()}
+
+
+def row_length(data: TaskDataConfig) -> int:
+    """Returns the most tokens of a row: those of an example, where choices are read side by side of all of them."""
+    return data.seq_len * max(1, len(data.choices))
+
+
+def _lacks_split(path: str) -> bool:
+    return path.startswith(TFDS) and "#" not in path
 
 
 def drawn(examples: Sequence[T], most: int | None, seed: int) -> list[T]:

@@ -34,6 +34,10 @@ PEAK_FLOPS = {
 }
 
 
+class Diverged(UserError):
+    """The loss or the gradients are not finite."""
+
+
 def peak_flops() -> float | None:
     """Returns the peak of all devices together (bfloat16 FLOP/s), None where it is not known."""
     kind = jax.devices()[0].device_kind
@@ -88,14 +92,14 @@ class MetricsLog:
         self._pending = (step, more, figures)
 
     def flush(self) -> None:
-        """Writes what is pending. Raises: UserError if the loss is not finite."""
+        """Writes what is pending. Raises: Diverged if the loss is not finite."""
         if self._pending is None:
             return
         step, more, on_device = self._pending
         self._pending = None
         figures = {name: x.item() for name, x in jax.device_get(on_device).items()}
         if not math.isfinite(figures["loss"]) or not math.isfinite(figures["grad_norm"]):
-            raise UserError(
+            raise Diverged(
                 f"step {step}: loss is {figures['loss']}, the gradients' norm {figures['grad_norm']}; nothing of this"
                 " step is saved. Running again would only repeat it: lower optimizer.peak_lr or lengthen the warm-up"
             )

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from bertjax.config import OptimizerConfig
@@ -30,7 +31,9 @@ def learning_rate(c: OptimizerConfig, steps: int) -> optax.Schedule:
 def make_optimizer(c: OptimizerConfig, steps: int) -> optax.GradientTransformation:
     """Returns clipping to a global norm, Adam, decay of what is neither a bias nor LayerNorm, and the learning rate.
 
-    Source: Devlin et al. 2019, appendix A.2; Loshchilov and Hutter 2019 for the decoupled decay.
+    With `layer_decay` the rate is that much lower with each layer further down, once for the top block.
+    Source: Devlin et al. 2019, appendix A.2; Loshchilov and Hutter 2019 for the decoupled decay; Howard and Ruder 2018,
+    section 3.2, for rates by layer.
     """
     adam = optax.scale_by_adam if c.bias_correction else scale_by_uncorrected_adam
     return optax.chain(
@@ -38,14 +41,65 @@ def make_optimizer(c: OptimizerConfig, steps: int) -> optax.GradientTransformati
         adam(b1=c.b1, b2=c.b2, eps=c.epsilon),
         optax.add_decayed_weights(c.weight_decay, mask=decayed),
         optax.scale_by_learning_rate(learning_rate(c, steps)),
+        optax.identity() if c.layer_decay == 1 else scale_by_layer(c.layer_decay),
     )
+
+
+def scale_by_layer(decay: float) -> optax.GradientTransformation:
+    """Returns updates times decay^k, k layers below the heads."""
+
+    def scaled(updates: optax.Updates, _: optax.Params | None) -> optax.Updates:
+        heights, top = _heights(updates)
+        return jax.tree.map(lambda u, height: u * jnp.asarray(decay ** (top - height), u.dtype), updates, heights)
+
+    return optax.stateless(scaled)
+
+
+def freeze(tx: optax.GradientTransformation, layers: int | None) -> optax.GradientTransformation:
+    """Returns `tx`, the embeddings and so many blocks above them kept as they are; None keeps nothing.
+
+    Their gradients do not count in the global norm either.
+    """
+    if layers is None:
+        return tx
+
+    def still(tree: Any, zero: float) -> Any:
+        return jax.tree.map(lambda x, height: jnp.where(height <= layers, zero, x), tree, _heights(tree)[0])
+
+    def update(
+        grads: optax.Updates, state: optax.OptState, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, optax.OptState]:
+        updates, state = tx.update(still(grads, 0.0), state, params)
+        return still(updates, -0.0), state  # -0 added changes no bit; 0 would make 0 of -0
+
+    return optax.GradientTransformation(tx.init, update)
+
+
+def _heights(tree: Any) -> tuple[Any, int]:
+    """Returns where each weight stands, 0 for embeddings, 1 to L for blocks, and L + 1, where all others stand.
+
+    They have the rank of the weights, and the stacked blocks' are [L, 1, ...].
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    layers = next((x.shape[0] for path, x in leaves if "blocks" in _names(path)), 0)
+
+    def height(path: jax.tree_util.KeyPath, x: jax.Array) -> np.ndarray:
+        if "blocks" in _names(path):
+            return np.arange(1, layers + 1).reshape(layers, *[1] * (x.ndim - 1))
+        return np.full([1] * x.ndim, 0 if "embeddings" in _names(path) else layers + 1)
+
+    return jax.tree.map_with_path(height, tree), layers + 1
+
+
+def _names(path: jax.tree_util.KeyPath) -> list[str]:
+    return jax.tree_util.keystr(path, simple=True, separator="/").split("/")
 
 
 def decayed(params: Any) -> Any:
     """Returns the tree of booleans that says which parameters decay: all but biases and LayerNorm's scales."""
 
     def decays(path: jax.tree_util.KeyPath, _: jax.Array) -> bool:
-        return not {"bias", "scale"} & set(jax.tree_util.keystr(path, simple=True, separator="/").split("/"))
+        return not {"bias", "scale"} & set(_names(path))
 
     return jax.tree.map_with_path(decays, params)
 

@@ -6,6 +6,12 @@ r"""MRPC: does one sentence say what the other says? 3,668 training and 408 vali
 
 msr_paraphrase_train.txt, as Microsoft distributes it, has the same columns: name it .tsv.
 
+--init_from=runs/mnli starts from a model of MNLI (configs/finetune/mnli.py) under a new classifier, as for RoBERTa (Liu
+et al. 2019, section 5.1); the set is small, and more seeds (--sweep) say what a figure is worth.
+
+tfds:glue/mrpc has other columns, and names for labels: --data.text=sentence1 --data.second=sentence2
+--data.label=label --data.positive=equivalent, so that F1 is that of pairs that say the same.
+
 Paper     Dolan and Brockett 2005; Wang et al. 2019 (GLUE); hyperparameters within Devlin et al. 2019, appendix A.3.
 Hardware  any; minutes on a few CPU cores with a small model and a small set.
 """

@@ -1,11 +1,13 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from bertjax.data.documents import Document, read_documents
+from bertjax.data.tfds_text import read_records
 from bertjax.errors import UserError
 
 TEXTS = ["Moss grows.\n\n Slowly. ", "雨が降る。", ""]
@@ -13,21 +15,33 @@ TEXTS = ["Moss grows.\n\n Slowly. ", "雨が降る。", ""]
 
 def write_data_set(directory: Path, *, split: str = "train", **features: Any) -> Path:
     """Writes a data set as `tfds build` lays it out, with a text a record in two shards."""
+    features = features or {"text": tfds.features.Text()}
+    return write_records(
+        directory,
+        split,
+        features,
+        [[dict.fromkeys(features, t) for t in TEXTS[:2]], [dict.fromkeys(features, TEXTS[2])]],
+    )
+
+
+def write_records(directory: Path, split: str, features: dict[str, Any], shards: list[list[dict[str, Any]]]) -> Path:
+    """Writes a data set of one split as `tfds build` lays it out."""
     directory.mkdir(parents=True)
-    described = tfds.features.FeaturesDict(features or {"text": tfds.features.Text()})
-    for shard, texts in enumerate((TEXTS[:2], TEXTS[2:])):
-        path = directory / f"rain-{split}.array_record-{shard:05d}-of-00002"
+    described = tfds.features.FeaturesDict(features)
+    for shard, records in enumerate(shards):
+        path = directory / f"rain-{split}.array_record-{shard:05d}-of-{len(shards):05d}"
         writer = ArrayRecordWriter(str(path), "group_size:1")
-        for text in texts:
-            writer.write(described.serialize_example(described.encode_example(dict.fromkeys(described, text))))
+        for record in records:
+            writer.write(described.serialize_example(described.encode_example(record)))
         writer.close()
     template = tfds.core.ShardedFileTemplate(
         data_dir=directory, dataset_name="rain", split=split, filetype_suffix="array_record"
     )
+    lengths = [len(records) for records in shards]
     tfds.folder_dataset.write_metadata(
         data_dir=directory,
         features=described,
-        split_infos=[tfds.core.SplitInfo(name=split, shard_lengths=[2, 1], num_bytes=100, filename_template=template)],
+        split_infos=[tfds.core.SplitInfo(name=split, shard_lengths=lengths, num_bytes=100, filename_template=template)],
         filename_template="{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
         check_data=False,
     )
@@ -74,3 +88,23 @@ def test_a_damaged_record_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     shard.write_bytes(content[:at] + b"Mass" + content[at + 4 :])
     with pytest.raises(UserError, match=r"rain-train\S+, record 0 is damaged"):
         list(read_documents(["tfds:rain"]))
+
+
+def test_records_have_texts_names_of_classes_and_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    features = {
+        "sentence": tfds.features.Text(),
+        "label": tfds.features.ClassLabel(names=["dry", "wet"]),
+        "score": np.float32,
+    }
+    rows = [
+        {"sentence": t, "label": n, "score": s} for t, n, s in (("Nass.", "wet", 4.5), ("雪", -1, 0), ("", "dry", 1))
+    ]
+    write_records(tmp_path / "rain" / "1.0.0", "validation", features, [rows[:1], rows[1:]])
+    assert list(read_records("rain", "validation")) == [
+        {"sentence": "Nass.", "label": "wet", "score": 4.5},
+        {"sentence": "雪", "label": None, "score": 0.0},
+        {"sentence": "", "label": "dry", "score": 1.0},
+    ]
+    with pytest.raises(UserError, match=r"tfds:rain has no split 'train'; write one of validation: tfds:rain#SPLIT"):
+        list(read_records("rain", "train"))

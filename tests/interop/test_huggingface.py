@@ -196,7 +196,7 @@ def config(**changes: Any) -> Callable[[Path], None]:
         (other_tokenizer, "entries, the embedding 70 rows: they are not of the same model"),
         (lambda folder: [(folder / n).unlink() for n in ("tokenizer.json", "vocab.txt")], "neither tokenizer.json nor"),
         (config(model_type="t5"), "model_type='t5'; only ['bert'"),
-        (config(architectures=["BertForMultipleChoice"]), "architectures=['BertForMultipleChoice']; only BertFor"),
+        (config(architectures=["BertLMHeadModel"]), "architectures=['BertLMHeadModel']; only BertFor"),
         (config(hidden_act="swish"), "hidden_act='swish'; use one of"),
         (config(vocab_size=71), "bert.embeddings.word_embeddings.weight is [70, 24], expected [71, 24]"),
         (lambda folder: (folder / "config.json").write_text("{"), "config.json cannot be read"),

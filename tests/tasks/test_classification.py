@@ -14,6 +14,7 @@ import pytest
 from flax import nnx
 
 from bertjax.config import MeshConfig, ModelConfig, Pooling, TaskDataConfig
+from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import UserError
 from bertjax.model.assembly import Blueprint, abstract_params, classifier_heads
 from bertjax.sharding import make_mesh
@@ -29,6 +30,7 @@ from bertjax.tasks.classification import (
     features,
     label_names,
     logits,
+    make_task,
     read_examples,
     write_predictions,
 )
@@ -120,6 +122,17 @@ def test_label_names_are_sorted_as_numbers_are() -> None:
         label_names([example("", label="a")])
 
 
+def test_the_positive_label_is_the_last_of_two() -> None:
+    """TFDS's names of MRPC's labels are in the other order than their numbers."""
+    examples = [example("", label=label) for label in ("not_equivalent", "equivalent")]
+    assert label_names(examples) == ("equivalent", "not_equivalent")
+    assert label_names(examples, "equivalent") == ("not_equivalent", "equivalent")
+    with pytest.raises(UserError, match="positive='same' is not one of two labels; there are 'equivalent', 'not_eq"):
+        label_names(examples, "same")
+    with pytest.raises(UserError, match="positive='a' is not one of two labels; there are 'a', 'b', 'c'"):
+        label_names([example("", label=label) for label in "abc"], "a")
+
+
 @pytest.mark.parametrize(
     ("text", "second", "tokens", "segments"),
     [
@@ -130,7 +143,8 @@ def test_label_names_are_sorted_as_numbers_are() -> None:
         ("abcdefg", "h", "[abcd]h]", "00000011"),  # the longer one gives
         ("ab", "cdefg", "[ab]cde]", "00001111"),
         ("abcd", "efgh", "[abc]ef]", "00000111"),  # of equal ones the second
-        ("abc", "", "[abc]]", "000001"),
+        ("abc", "", "[abc]", "00000"),  # no second text
+        ("", "cd", "[]cd]", "00111"),
     ],
 )
 def test_features_as_google_makes_them(text: str, second: str | None, tokens: str, segments: str) -> None:
@@ -139,6 +153,74 @@ def test_features_as_google_makes_them(text: str, second: str | None, tokens: st
     assert "".join(map(str, made.segments[0])) == segments
     assert made.truncated == (len(text + (second or "")) > len(tokens.replace("[", "").replace("]", "")))
     assert made.targets["labels"].tolist() == [1]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    path = tmp_path_factory.mktemp("vocab") / "vocab.txt"
+    path.write_text("[PAD] [UNK] [CLS] [SEP] [MASK] a b c ##a ##b ##c , 中 国 ".replace(" ", "\n"))
+    return Tokenizer.from_vocab(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "second", "tokens", "segments"),
+    [
+        ("  \x00a\ufffdb\u200b\tc\u00a0a\r\n", None, "[CLS] a ##b c a [SEP]", "000000"),  # cleaned; a space of any kind
+        ("ÀB", "Ç a\u0301", "[CLS] a ##b [SEP] c a [SEP]", "0000111"),  # lower-cased, accents off
+        ("a中国b", "a,b$c", "[CLS] a 中 国 [SEP] a , b [SEP]", "000001111"),
+        ("[SEP]a", "[c]", "[CLS] [UNK] [UNK] [UNK] [SEP] [UNK] c [UNK] [SEP]", "000001111"),  # text is text
+        ("axb cab", None, "[CLS] [UNK] c ##a ##b [SEP]", "000000"),  # no piece, no word
+        ("a" * 200, "b" * 201, "[CLS] a ##a ##a ##a ##a [SEP] [UNK] [SEP]", "000000011"),  # the longest word
+        ("a b c a b", "c b a c b", "[CLS] a b c [SEP] c b a [SEP]", "000001111"),
+        ("a b c a", "c b a c b a c", "[CLS] a b c [SEP] c b a [SEP]", "000001111"),
+        ("a", "c b a c b a c", "[CLS] a [SEP] c b a c b [SEP]", "000111111"),
+        ("a b c a b c a b", None, "[CLS] a b c a b c a [SEP]", "000000000"),
+        ("a", " \u200b\t", "[CLS] a [SEP]", "000"),  # a second text of nothing is none
+        ("\u200b", "b", "[CLS] [SEP] b [SEP]", "0011"),
+    ],
+)
+def test_features_of_nasty_texts_are_those_of_googles_script(
+    tokenizer: Tokenizer, text: str, second: str | None, tokens: str, segments: str
+) -> None:
+    """Written by hand from what run_classifier.py and tokenization.py do, uncased, with --max_seq_length=9."""
+    made = features([example(text, second, "x")], tokenizer, 9, ["x"])
+    assert " ".join(tokenizer.piece(int(i)) for i in made.ids[0]) == tokens
+    assert "".join(map(str, made.segments[0])) == segments
+    (choice,) = evaluation_batches(made.lengths_N, 1, 9)
+    batch = make_batch(made, choice, 1)
+    assert batch["spans"][0].tolist() == [1] * len(segments) + [0] * (9 - len(segments))  # Google's input_mask
+    assert batch["ids"][0, len(segments) :].tolist() == [tokenizer.pad_id] * (9 - len(segments))
+
+
+def test_what_is_odd_in_the_files_is_counted(
+    tokenizer: Tokenizer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "train.tsv").write_text("text\tlabel\na\tx\nb\ty\n\u200b\tz\n\tz\n")
+    (tmp_path / "dev.tsv").write_text("text\tlabel\na b c a b c a b\tx\n")
+    data = TaskDataConfig(train=str(tmp_path / "train.tsv"), validation=str(tmp_path / "dev.tsv"), seq_len=8)
+    make_task(data, tokenizer, 0)
+    told = capsys.readouterr().err.splitlines()
+    assert "train: 2 of 4 examples without any token" in told
+    assert "validation: 1 of 1 examples cut to 8 tokens" in told
+    assert f"{tmp_path / 'dev.tsv'} has no example of 'y', 'z'" in told
+
+
+@pytest.mark.parametrize(
+    ("labels", "submission", "fit"), [("01", "SST-2", True), ("np", "SST-2", False), ("np", "RTE", True)]
+)
+def test_labels_that_glues_server_does_not_take_are_said(
+    tokenizer: Tokenizer,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    labels: str,
+    submission: str,
+    fit: bool,
+) -> None:
+    path = tmp_path / "a.tsv"
+    path.write_text(f"text\tlabel\na\t{labels[0]}\nb\t{labels[1]}\n")
+    data = TaskDataConfig(train=str(path), validation=str(path), test=str(path), submission=submission)
+    make_task(data, tokenizer, 0)
+    assert ("SST-2.tsv will be none that GLUE's server takes" in capsys.readouterr().err) is not fit
 
 
 def test_an_unknown_label_is_minus_one() -> None:
@@ -222,6 +304,12 @@ def test_predictions_are_a_table(tmp_path: Path) -> None:
         "0\tyes\tno\t0.250000\t0.750000\n"
         "1\tno\t\t0.500000\t0.500000\n"
     )
+
+
+def test_no_row_of_a_test_file_is_left_out() -> None:
+    data = TaskDataConfig(skip_bad_rows=True)
+    assert columns_of(data).skip_bad
+    assert not columns_of(data, test=True).skip_bad
 
 
 def test_a_test_file_may_have_its_text_elsewhere(tmp_path: Path) -> None:

@@ -93,9 +93,11 @@ def test_predictions_are_a_table(tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_be_learned_is_said(tmp_path: Path, data: dict[str, int], message: str) -> None:
-    (tmp_path / "a.tsv").write_text("text\tlabel\na\t\n")
+    path = tmp_path / "a.tsv"
+    path.write_text("text\tlabel\na\t\n")
+    c = TaskDataConfig(train=str(path), validation=str(path), **data)  # type: ignore[arg-type]
     with pytest.raises(UserError, match=message):
-        make_task(TaskDataConfig(train=str(tmp_path / "a.tsv"), **data), Letters(), 0)  # type: ignore[arg-type]
+        make_task(c, Letters(), 0)  # type: ignore[arg-type]
 
 
 def write(path: Path, rows: int, seed: int) -> Path:

@@ -2,13 +2,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
-from bertjax.config import TaskDataConfig
+from bertjax.config import MeshConfig, ModelConfig, TaskDataConfig
 from bertjax.errors import UserError
+from bertjax.sharding import make_mesh
 from bertjax.tasks.classification import Columns, Example, read_examples
 from bertjax.tasks.regression import check_score, features, make_task, write_predictions
+from bertjax.training.step import fresh_params
 from tests.tasks.test_classification import Letters
 
 
@@ -42,3 +45,13 @@ def test_predictions_are_a_table(tmp_path: Path) -> None:
     examples = [Example("a", None, "2.500", 0), Example("b", None, None, 1)]
     path = write_predictions(tmp_path / "p.tsv", examples, np.array([2.25, -0.5]))
     assert path.read_text() == "index\tprediction\tlabel\n0\t2.250\t2.500\n1\t-0.500\t\n"
+
+
+def test_the_bias_starts_at_the_mean_score(tmp_path: Path) -> None:
+    (tmp_path / "a.tsv").write_text("text\tlabel\nab\t1\nc\t2\nd\t4.5\n")
+    data = TaskDataConfig(train=str(tmp_path / "a.tsv"), validation=str(tmp_path / "a.tsv"), seq_len=8)
+    task = make_task(data, Letters(), 0)  # type: ignore[arg-type]
+    c = ModelConfig(vocab_size=40, width=8, layers=1, heads=2, mlp_width=16, max_positions=8)
+    with jax.set_mesh(make_mesh(MeshConfig(), jax.devices()[:2])):
+        params = fresh_params(lambda rngs: task.make_model(c, "cls", rngs), 0)
+    assert np.asarray(params["classifier"]["bias"]) == pytest.approx([2.5])

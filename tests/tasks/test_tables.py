@@ -6,10 +6,12 @@ import lzma
 from pathlib import Path
 
 import pytest
+import tensorflow_datasets as tfds
 import zstandard
 
 from bertjax.errors import UserError
 from bertjax.tasks.tables import read_rows
+from tests.data.test_tfds_text import write_records
 
 
 def write(path: Path, text: str) -> Path:
@@ -87,8 +89,27 @@ def test_mistakes_say_where(tmp_path: Path, name: str, text: str, message: str) 
 def test_a_number_beyond_the_columns(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="has no column '2'; its columns are '0', '1'"):
         values(write(tmp_path / "a.tsv", "x\ty\n"), ["2"])
-    with pytest.raises(UserError, match=r"a.tsv:2 has 1 fields, the first row has 2"):
+    with pytest.raises(UserError, match=r"a.tsv:2 has 1 fields, column 1 is asked for"):
         values(write(tmp_path / "a.tsv", "x\ty\nz\n"), ["1"])
+
+
+def test_without_a_header_rows_may_be_wider(tmp_path: Path) -> None:
+    """The STS benchmark's files have 7 or 9 fields."""
+    path = write(tmp_path / "a.tsv", "x\ty\nz\tw\tsource\tlicence\n")
+    assert values(path, ["1", "0"]) == [("y", "x"), ("w", "z")]
+
+
+def test_rows_that_do_not_fit_are_left_out_on_request(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, text in (("a.tsv", "text\tb\nx\ty\nz\nv\tw\n"), ("a.csv", "text,b\nx,y\nz,1,2\nv,w\n")):
+        path = write(tmp_path / name, text)
+        assert [row.values for row in read_rows(path, ["text"], skip_bad=True)] == [("x",), ("v",)]
+        told = capsys.readouterr().err
+        assert f"{path}: 1 rows are left out; the first: {path}:3 has " in told
+    path = write(tmp_path / "a.jsonl", '{"text": "x"}\n{"text": \n')
+    assert [row.values for row in read_rows(path, ["text"], skip_bad=True)] == [("x",)]
+    assert f"the first: {path}:2: not JSON" in capsys.readouterr().err
+    list(read_rows(write(tmp_path / "b.tsv", "text\nx\n"), ["text"], skip_bad=True))
+    assert capsys.readouterr().err == ""
 
 
 def test_a_missing_file(tmp_path: Path) -> None:
@@ -100,3 +121,15 @@ def test_not_utf_8(tmp_path: Path) -> None:
     (tmp_path / "a.tsv").write_bytes(b"text\ncaf\xe9\n")
     with pytest.raises(UserError, match=r"a.tsv:2: byte 0xe9 at offset 8 is not UTF-8"):
         values(tmp_path / "a.tsv", ["text"])
+
+
+def test_a_tfds_data_set_is_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    features = {"sentence": tfds.features.Text(), "label": tfds.features.ClassLabel(names=["dry", "wet"])}
+    records: list[dict[str, object]] = [{"sentence": "Nass.", "label": "wet"}, {"sentence": "Sand.", "label": -1}]
+    write_records(tmp_path / "rain" / "1.0.0", "test", features, [records])
+    rows = list(read_rows("tfds:rain#test", ["sentence"], ["label", "second"]))
+    assert [row.values for row in rows] == [("Nass.", "wet", None), ("Sand.", None, None)]
+    assert rows[1].where == "tfds:rain#test, record 1"
+    with pytest.raises(UserError, match=r"tfds:rain#test has no feature 'text'; its features are 'label', 'sentence'"):
+        list(read_rows("tfds:rain#test", ["text"]))

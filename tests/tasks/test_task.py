@@ -17,6 +17,19 @@ def test_files_have_names() -> None:
     }
 
 
+def test_a_tfds_data_set_stands_for_its_split_of_that_name() -> None:
+    data = TaskDataConfig(
+        train="tfds:glue/mnli",
+        validation="tfds:glue/mnli:2.0.0#validation_matched",
+        also=("tfds:glue/mnli:2.0.0#validation_mismatched",),
+    )
+    assert files_of(data) == {
+        "train": "tfds:glue/mnli#train",
+        "validation": "tfds:glue/mnli:2.0.0#validation_matched",
+        "validation_mismatched": "tfds:glue/mnli:2.0.0#validation_mismatched",
+    }
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [

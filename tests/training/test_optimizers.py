@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-from bertjax.config import OptimizerConfig
-from bertjax.training import optimizers
+from bertjax import sharding
+from bertjax.config import MeshConfig, ModelConfig, OptimizerConfig
+from bertjax.model.pretraining import BertForPretraining
+from bertjax.training import optimizers, step
 
 STEPS = 10
 PARAMS = {"kernel": np.array([0.5, -2.0, 3.0], np.float32), "bias": np.array([1.0, -1.0], np.float32)}
@@ -71,3 +76,53 @@ def test_biases_and_layer_norm_do_not_decay() -> None:
         "norm": {"scale": False, "bias": False},
         "embedding": True,
     }
+
+
+LAYERS = 3
+
+
+@pytest.fixture(scope="module", params=[(1, 1, 1), (1, 2, 4)])
+def params(request: pytest.FixtureRequest) -> Any:
+    """A model's weights, on one device and cut over eight."""
+    c = ModelConfig(vocab_size=50, width=16, layers=LAYERS, heads=4, mlp_width=32, max_positions=8)
+    sizes = request.param
+    mesh = sharding.make_mesh(MeshConfig(*sizes), jax.devices()[: int(np.prod(sizes))])
+    with jax.set_mesh(mesh):
+        yield step.fresh_params(lambda rngs: BertForPretraining(c, rngs=rngs), 0)
+
+
+def named_updates(tx: optax.GradientTransformation, params: Any, grads: Any) -> dict[str, np.ndarray]:
+    """Returns the second update, so that means are in it."""
+    update = jax.jit(tx.update)
+    _, state = update(grads, tx.init(params), params)
+    updates, _ = update(grads, state, params)
+    leaves = jax.tree_util.tree_leaves_with_path(updates)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): np.asarray(x) for path, x in leaves}
+
+
+def test_each_layer_down_learns_by_a_factor_less(params: Any) -> None:
+    grads = jax.tree.map(lambda x: jnp.sin(x * 1e4), params)
+    c = OptimizerConfig(warmup_steps=0, weight_decay=0.3)
+    whole, less = (
+        named_updates(optimizers.make_optimizer(OptimizerConfig(**vars(c) | {"layer_decay": d}), 9), params, grads)
+        for d in (1.0, 0.5)
+    )
+    for name, update in whole.items():
+        if ".blocks." in name:
+            factors = np.array([0.5**3, 0.5**2, 0.5]).reshape(LAYERS, *[1] * (update.ndim - 1))
+        else:
+            factors = np.array(0.5**4 if ".embeddings." in name else 1)
+        np.testing.assert_array_equal(less[name], update * factors)  # exact: powers of two
+
+
+def test_frozen_layers_keep_every_bit_and_do_not_touch_the_others(params: Any) -> None:
+    params = jax.tree.map(lambda x: jnp.where(x == 0, -0.0, x), params)
+    grads = jax.tree.map(lambda x: jnp.sin(x * 1e4) + 1, params)
+    steeper = jax.tree.map_with_path(lambda path, g: g * (1 + 99 * ("embeddings" in str(path))), grads)
+    tx = optimizers.make_optimizer(OptimizerConfig(warmup_steps=0, weight_decay=0.3, clip_norm=0.1), 9)
+    updates, same = (named_updates(optimizers.freeze(tx, 2), params, g) for g in (grads, steeper))
+    for (name, update), before in zip(updates.items(), map(np.asarray, jax.tree.leaves(params)), strict=True):
+        frozen = slice(None) if ".embeddings." in name else slice(2 if ".blocks." in name else 0)
+        assert (before + update)[frozen].tobytes() == before[frozen].tobytes()
+        assert np.all(update[2 if ".blocks." in name else 0 :]) or ".embeddings." in name
+        np.testing.assert_array_equal(update, same[name])

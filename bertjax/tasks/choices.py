@@ -1,0 +1,143 @@
+"""Multiple choice (SWAG): of several ways to go on, which is the right one? Each is read with the text as a pair.
+
+The choices of an example stand in one row, one span each, so that none sees another and positions restart: a batch has
+whole examples, and the softmax is over the choices of a row.
+Shape letters: B batch (rows), S position, D width, K choices, N examples.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import sys
+from collections.abc import Mapping, Sequence
+
+import jax
+import numpy as np
+
+from bertjax.config import TaskDataConfig
+from bertjax.data.tokenizer import Tokenizer
+from bertjax.errors import UserError
+from bertjax.model import layers
+from bertjax.model.assembly import Assembly, Blueprint, classifier_heads
+from bertjax.model.pretraining import gather
+from bertjax.tasks import classification
+from bertjax.tasks.batches import Features
+from bertjax.tasks.metrics import majority_baseline
+from bertjax.tasks.tables import read_rows
+from bertjax.tasks.task import Part, Task, drawn, files_of
+from bertjax.training.losses import Sums, cross_entropy_sums, mean
+
+LABELS = ("score",)
+"""What the head gives each choice."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """A text, the ways to go on, and the number of the right one, None where it is not known."""
+
+    text: str
+    choices: tuple[str, ...]
+    label: str | None
+    index: int
+    """Row of the file, from 0."""
+
+
+def make_task(data: TaskDataConfig, tokenizer: Tokenizer, seed: int) -> Task:
+    """Returns the task of choosing among the columns that the config names.
+
+    Raises: UserError, with file and line, for what is wrong in a file.
+    """
+    if data.examples_per_class is not None:
+        raise UserError(f"data.examples_per_class={data.examples_per_class}, but choices are no classes; leave it out")
+    parts = {}
+    for name, path in files_of(data).items():
+        examples = read_examples(path, data, label_required=name != "test")
+        if name == "train":
+            examples = drawn(examples, data.examples, seed)
+        parts[name] = Part(examples, features(examples, tokenizer, data.seq_len))
+        cut = parts[name].features.truncated
+        if cut:
+            total = len(examples) * len(data.choices)
+            print(f"{name}: {cut} of {total} choices cut to {data.seq_len} tokens with their text", file=sys.stderr)
+    labels = {name: part.features.targets["labels"] for name, part in parts.items()}
+    numbers = [str(k) for k in range(len(data.choices))]
+    return Task(
+        labels=LABELS,
+        metrics=("accuracy",),
+        parts=parts,
+        baselines={"majority_accuracy": majority_baseline(labels["train"], labels["validation"])},
+        make_model=lambda c, _, rngs: Assembly(
+            Blueprint(c, classifier_heads(c, "choice"), "choice", LABELS), rngs=rngs
+        ),
+        loss=choice_loss,
+        outputs=logits,
+        figures=lambda part, outputs, _: _figures(part.features.targets["labels"], np.stack(outputs)),
+        write=lambda path, part, outputs, _: classification.write_predictions(
+            path.with_suffix(".tsv"), part.examples, np.exp(classification.log_softmax(np.stack(outputs))), numbers
+        ),
+    )
+
+
+def read_examples(path: str, data: TaskDataConfig, *, label_required: bool) -> list[Example]:
+    """Returns the rows of a table in order; `data.second` is the column of what every choice begins with.
+
+    Raises: UserError, with file and line, as `tables.read_rows`, and for a label that is no number of a choice.
+    """
+    columns = [data.text, *([] if data.second is None else [data.second]), *data.choices]
+    required, optional = ([*columns, data.label], []) if label_required else (columns, [data.label])
+    numbers = [str(k) for k in range(len(data.choices))]
+    check = functools.partial(classification.check_label, labels=numbers)
+    examples = []
+    skip_bad = data.skip_bad_rows and label_required
+    for index, row in enumerate(read_rows(path, required, optional, skip_bad=skip_bad)):
+        texts = [classification.text_of(value, column, row) for value, column in zip(row.values, columns, strict=False)]
+        start, choices = [], texts[1:]
+        if data.second is not None:
+            start, choices = texts[1:2], texts[2:]
+        joined = tuple(" ".join([*start, choice]) for choice in choices)
+        examples.append(Example(texts[0], joined, check(row.values[-1], row, required=label_required), index))
+    return examples
+
+
+def features(examples: Sequence[Example], tokenizer: classification.Tokenizer, seq_len: int) -> Features:
+    """Returns rows of a pair for each choice, each cut to `seq_len`; `starts` [N, K] are where they begin.
+
+    Source: Devlin et al. 2019, section 4.4.
+    """
+    pairs = [classification.Example(one.text, choice, None, one.index) for one in examples for choice in one.choices]
+    made = classification.features(pairs, tokenizer, seq_len, ())
+    choices = len(examples[0].choices)
+    lengths_NK = made.lengths_N.reshape(-1, choices)
+    groups = [slice(i, i + choices) for i in range(0, len(pairs), choices)]
+    numbers = np.arange(1, choices + 1, dtype=np.int32)
+    return Features(
+        ids=[np.concatenate(made.ids[group]) for group in groups],
+        segments=[np.concatenate(made.segments[group]) for group in groups],
+        targets={
+            "labels": np.array([-1 if one.label is None else int(one.label) for one in examples], np.int32),
+            "starts": (np.cumsum(lengths_NK, axis=1) - lengths_NK).astype(np.int32),
+        },
+        pad_id=made.pad_id,
+        truncated=made.truncated,
+        spans=[np.repeat(numbers, lengths_K) for lengths_K in lengths_NK],
+    )
+
+
+def logits(model: Assembly, batch: Mapping[str, jax.Array], key: jax.Array | None = None) -> jax.Array:
+    """Returns logits_BK: a score of each choice, from the pooler's vector of its [CLS]."""
+    encoder_key, head_key = layers.split(key, 2)
+    x_BSD = model.encoder(batch["ids"], batch["segments"], batch["positions"], batch["spans"], key=encoder_key)
+    pooled_BKD = model.pooler(gather(x_BSD, batch["starts"]))
+    return model.token_logits(layers.dropout(pooled_BKD, model.encoder.c.dropout, head_key))[..., 0]
+
+
+def choice_loss(model: Assembly, batch: Mapping[str, jax.Array], key: jax.Array | None) -> tuple[jax.Array, Sums]:
+    """Returns the mean cross entropy (nats) over the choices of the rows that have weight, and sums."""
+    sums = cross_entropy_sums(logits(model, batch, key), batch["labels"], batch["weights"], "")
+    return mean(sums, "loss"), sums
+
+
+def _figures(labels_N: np.ndarray, logits_NK: np.ndarray) -> dict[str, float]:
+    loss = -float(np.take_along_axis(classification.log_softmax(logits_NK), labels_N[:, None], axis=1).mean())
+    return {"loss": loss, "accuracy": float(np.mean(logits_NK.argmax(axis=1) == labels_N))}
