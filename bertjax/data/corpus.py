@@ -56,14 +56,15 @@ class Records:
             raise IndexError(f"{self._where} has rows 0 to {len(self) - 1}, not {index}")
         try:
             record = _record(self._source.data_source[index], self._id_dtype)
-        except (RuntimeError, ValueError, DecodeError) as error:  # of ArrayRecord and protobuf; neither names a file
+        except (RuntimeError, ValueError, OverflowError, DecodeError) as error:  # none of them names a file
             raise UserError(self._damage(index, error)) from error
         if record["ids"].max(initial=0) >= self._vocab_size or record["ids"].min(initial=0) < 0:
             raise UserError(
                 f"{self._where}, record {index} holds the id {record['ids'].max()}, but the vocabulary has"
                 f" {self._vocab_size} entries; prepare the corpus again"
             )
-        return record | {"pairs": record["pairs"] + self._first_pairs[self._shard_of(index)]}
+        record["pairs"] += self._first_pairs[self._shard_of(index)]
+        return record
 
     def _shard_of(self, index: int) -> int:
         return int(np.searchsorted(self._first_rows, index, side="right")) - 1

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import itertools
 import json
 from collections.abc import Callable
 from typing import NamedTuple
@@ -19,7 +20,7 @@ import numpy as np
 
 from bertjax.config import DataConfig
 from bertjax.data import installed_docs
-from bertjax.data.blocks import Split
+from bertjax.data.blocks import SPLITS, Split
 from bertjax.data.corpus import Corpus, Record, open_corpus
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import UserError
@@ -84,8 +85,13 @@ class Mixture:
     def read(self, split: Split, place: Place) -> Record:
         """Returns a row, its pairs numbered through all corpora. Raises: UserError if it is damaged."""
         record = self.corpora[place.corpus].records(split)[place.row]
-        before = sum(corpus.manifest["splits"][split]["pairs"] for corpus in self.corpora[: place.corpus])
-        return record | {"pairs": record["pairs"] + before}
+        record["pairs"] += self._pairs_before[split][place.corpus]
+        return record
+
+    @functools.cached_property
+    def _pairs_before(self) -> dict[Split, list[int]]:
+        of_each = {split: [corpus.manifest["splits"][split]["pairs"] for corpus in self.corpora] for split in SPLITS}
+        return {split: list(itertools.accumulate(pairs, initial=0)) for split, pairs in of_each.items()}
 
     def training_order(self, seed: int) -> Callable[[int], Place]:
         """Returns place(n) of the n-th row that is read, from 0.
@@ -93,14 +99,13 @@ class Mixture:
         Each corpus is read in a permutation of its rows, another one every time it is through.
         """
         sizes = [len(corpus.train) for corpus in self.corpora]
-        orders = [grain.MapDataset.range(size).seed(seed).shuffle().repeat() for size in sizes]
         corpus_R, before_R = _cycle(self.rows_C)
 
         def place(n: int) -> Place:
             cycle, r = divmod(n, CYCLE)
             c = corpus_R[r]
-            nth = cycle * self.rows_C[c] + before_R[r]
-            return Place(c, int(orders[c][nth]), nth // sizes[c])
+            epoch, row = divmod(cycle * self.rows_C[c] + before_R[r], sizes[c])
+            return Place(c, _shuffled(row, sizes[c], seed, epoch), epoch)
 
         return place
 
@@ -159,6 +164,17 @@ def _rows_of(c: DataConfig, corpora: tuple[Corpus, ...]) -> tuple[int, ...]:
         if not rows:
             raise UserError(f"{corpus.directory} has the weight {weight:g} of {sum(weights):g}, less than a thousandth")
     return tuple(int(rows) for rows in rows_C)
+
+
+def _shuffled(index: int, size: int, seed: int, epoch: int) -> int:
+    """Returns where a permutation of `size` rows has `index`, without making the permutation."""
+    return grain.experimental.index_shuffle(index, max_index=size - 1, seed=_seed_of(seed, epoch), rounds=4)
+
+
+@functools.lru_cache(maxsize=8)
+def _seed_of(seed: int, epoch: int) -> int:
+    """Returns 32 bits that neither the next epoch nor the next seed shares."""
+    return int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0])
 
 
 @functools.cache

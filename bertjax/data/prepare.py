@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import itertools
 import os
 import sys
 import time
@@ -149,13 +148,18 @@ def _for_records(config: PrepareConfig, files: list[Path]) -> PrepareConfig:
 
 def _prepare(config: PrepareConfig, files: list[Path], output: Path) -> tuple[Manifest, ...]:
     sources = describe_sources(files)
-    identity = {"version": MANIFEST_VERSION, "settings": _settings(config), "sources": [s.manifest for s in sources]}
+    given = Tokenizer.from_vocab(config.vocab, cased=config.cased) if config.vocab else None
+    identity = {
+        "version": MANIFEST_VERSION,
+        "settings": _settings(config, given),
+        "sources": [s.manifest for s in sources],
+    }
     if output.exists() and any(output.iterdir()):
         return _existing(config, output, identity)
     writer = {"bertjax": bertjax.__version__, "unicode": unicodedata.unidata_version, "blocks": BLOCK_SIZES}
     with partial_directory(output, identity | writer) as partial:
         directories = config.directories(partial)
-        tokenizer = _tokenizer(config, files, list(directories.values()))
+        tokenizer = _tokenizer(config, given, files, list(directories.values()))
         skipped: Counter[str] = Counter()
         written = _write_shards(config, files, directories, tokenizer, skipped)
         collected = {n: Collected(tokenizer) for n in directories}
@@ -177,14 +181,14 @@ def _of_length(manifest: Manifest, seq_len: int) -> Manifest:
     return manifest | {"settings": manifest["settings"] | {"seq_len": seq_len}}
 
 
-def _settings(config: PrepareConfig) -> dict[str, Any]:
+def _settings(config: PrepareConfig, given: Tokenizer | None) -> dict[str, Any]:
     """Returns what decides about the rows besides the sources."""
     settings = dataclasses.asdict(config)
     for where_and_how in ("output", "workers", "beam", "input_format"):
         del settings[where_and_how]
     settings["seq_len"] = config.lengths
-    if config.vocab is not None:
-        settings["vocab"] = Tokenizer.from_vocab(config.vocab, cased=config.cased).fingerprint
+    if given is not None:
+        settings["vocab"] = given.fingerprint
     return settings
 
 
@@ -211,20 +215,18 @@ def _checked_existing(output: Path, identity: Manifest) -> Manifest:
     return manifest
 
 
-def _tokenizer(config: PrepareConfig, files: list[Path], directories: list[Path]) -> Tokenizer:
+def _tokenizer(config: PrepareConfig, given: Tokenizer | None, files: list[Path], directories: list[Path]) -> Tokenizer:
     """Returns the tokenizer, which is also in each of the directories, possibly by an earlier run."""
     first = directories[0] / "tokenizer"
+    tokenizer = Tokenizer.load(first) if first.exists() else given or _learned(config, files)
     for directory in directories:
         if not (directory / "tokenizer").exists():
-            made = _make_tokenizer(config, files) if directory == directories[0] else Tokenizer.load(first)
-            made.save(directory / "tokenizer.unfinished")
+            tokenizer.save(directory / "tokenizer.unfinished")
             os.rename(directory / "tokenizer.unfinished", directory / "tokenizer")
-    return Tokenizer.load(first)
+    return tokenizer
 
 
-def _make_tokenizer(config: PrepareConfig, files: list[Path]) -> Tokenizer:
-    if config.vocab is not None:
-        return Tokenizer.from_vocab(config.vocab, cased=config.cased)
+def _learned(config: PrepareConfig, files: list[Path]) -> Tokenizer:
     print(f"learning a vocabulary from at most {VOCABULARY_TEXT // 1_000_000} MB of text", file=sys.stderr)
     documents = read_documents(files, config.encoding_errors, _skip(config, Counter(), shown=0))
     texts = _take_text((paragraph for document in documents for paragraph in document.paragraphs), VOCABULARY_TEXT)
@@ -248,12 +250,13 @@ def _write_shards(
 ) -> Iterator[list[Shard]]:
     """Yields the shards of each block, one of each length, as they are written, and counts the lines skipped."""
     options = [_shard_options(config, n, path, tokenizer) for n, path in directories.items()]
+    workers = _workers(config, files)
     cut = functools.partial(
         blocks_from_documents, validation_share=config.validation_share, block_size=_block_size(files)
     )
     least = 2 if config.next_sentence else 1
     if is_tfrecords(files[0]):
-        yield from _in_workers(write_record_shards, options, cut(google_records(files), least=1), config.workers)
+        yield from _in_workers(write_record_shards, options, cut(google_records(files), least=1), workers)
     elif config.beam is not None:
         scratch = next(iter(directories.values())) / "beam"
         reading = Reading(tuple(map(str, files)), config.encoding_errors, config.skip_bad_lines, str(scratch))
@@ -261,7 +264,7 @@ def _write_shards(
     else:
         documents = read_documents(files, config.encoding_errors, _skip(config, skipped))
         encoded = (document.encoded() for document in documents)
-        yield from _in_workers(write_shards, options, cut(encoded, least=least), config.workers)
+        yield from _in_workers(write_shards, options, cut(encoded, least=least), workers)
 
 
 def _shard_options(config: PrepareConfig, seq_len: int, directory: Path, tokenizer: Tokenizer) -> ShardOptions:
@@ -280,11 +283,7 @@ def _shard_options(config: PrepareConfig, seq_len: int, directory: Path, tokeniz
 def _in_workers(
     write: WriteShards[D], options: list[ShardOptions], blocks: Iterator[Block[D]], workers: int
 ) -> Iterator[list[Shard]]:
-    head = list(itertools.islice(blocks, BLOCKS_FOR_WORKERS))
-    workers = 1 if len(head) < BLOCKS_FOR_WORKERS else workers or len(os.sched_getaffinity(0))
-    yield from map_in_order(
-        functools.partial(write_shards_once, write, options), itertools.chain(head, blocks), workers
-    )
+    yield from map_in_order(functools.partial(write_shards_once, write, options), blocks, workers)
 
 
 def _skip(config: PrepareConfig, skipped: Counter[str], shown: int = SKIPPED_SHOWN) -> Skip | None:
@@ -296,20 +295,23 @@ def _skip(config: PrepareConfig, skipped: Counter[str], shown: int = SKIPPED_SHO
     return skip if config.skip_bad_lines else None
 
 
+def _workers(config: PrepareConfig, files: list[Path]) -> int:
+    if _size_of_text(files) < BLOCKS_FOR_WORKERS * _block_size(files):
+        return 1
+    return config.workers or len(os.sched_getaffinity(0))
+
+
 def _block_size(files: list[Path]) -> int:
     least, most = BLOCK_SIZES
-    size = sum(path.stat().st_size * (COMPRESSION if path.suffix in DECOMPRESSORS else 1) for path in files)
-    return min(most, max(least, size // BLOCKS))
+    return min(most, max(least, _size_of_text(files) // BLOCKS))
 
 
-def _size_of_text(files: list[Path]) -> int | None:
-    """Returns about how many bytes of text there are, if the files tell without being read."""
-    if any(path.suffix in DECOMPRESSORS for path in files):
-        return None
-    return sum(path.stat().st_size for path in files)
+def _size_of_text(files: list[Path]) -> int:
+    """Returns about how many bytes of text there are."""
+    return sum(path.stat().st_size * (COMPRESSION if path.suffix in DECOMPRESSORS else 1) for path in files)
 
 
-def _with_progress(written: Iterable[list[Shard]], total: int | None) -> Iterator[list[Shard]]:
+def _with_progress(written: Iterable[list[Shard]], total: int) -> Iterator[list[Shard]]:
     """Passes the shards on and says on stderr how far they are."""
     start, said = time.monotonic(), 0.0
     counts: Counter[str] = Counter()
@@ -319,8 +321,8 @@ def _with_progress(written: Iterable[list[Shard]], total: int | None) -> Iterato
         seconds = time.monotonic() - start
         if seconds - said >= 5:  # seconds between lines
             said = seconds
-            left = f", {max(0, total / counts['bytes'] - 1) * seconds:.0f} s left" if total else ""
-            print(_progress(counts, seconds) + left, file=sys.stderr)
+            left = max(0, total / counts["bytes"] - 1) * seconds
+            print(f"{_progress(counts, seconds)}, about {left:.0f} s left", file=sys.stderr)
         yield shards
     print(_progress(counts, time.monotonic() - start), file=sys.stderr)
 

@@ -29,7 +29,9 @@ def map_in_order(function: Callable[[Item], Result], items: Iterable[Item], work
         yield from map(function, items)
         return
     # spawn: fork would copy the threads' locks of whatever runs in this process.
-    pool = concurrent.futures.ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker)
+    spawn = multiprocessing.get_context("spawn")
+    pool = concurrent.futures.ProcessPoolExecutor(workers, spawn, _start_worker, (function,))
+    pool.submit(int)  # starts the processes, which import what they need while the first items are made
     pending: collections.deque[concurrent.futures.Future[Result]] = collections.deque()
     try:
         for item in items:
@@ -44,7 +46,7 @@ def map_in_order(function: Callable[[Item], Result], items: Iterable[Item], work
         pool.shutdown(cancel_futures=True)
 
 
-def _start_worker() -> None:
+def _start_worker(function: Callable[[Item], Result]) -> None:  # noqa: ARG001 - to bring it is to import its module
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a process a core is enough
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent answers it
     threading.Thread(target=_leave_with_parent, daemon=True).start()

@@ -73,6 +73,17 @@ def test_a_corpus_is_read_whole_in_an_order_of_its_own_before_it_is_read_again(p
         assert [p.row for p in first] != [p.row for p in second]
 
 
+def test_neither_the_next_epoch_nor_the_next_seed_repeats_an_order(paths: tuple[str, ...]) -> None:
+    mixture = open_mixture(make_config(paths[:1]))
+    size = len(mixture.corpora[0].train)
+    orders = [
+        tuple(mixture.training_order(seed)(epoch * size + n).row for n in range(size))
+        for seed in range(3)
+        for epoch in range(3)
+    ]
+    assert len(set(orders)) == 9
+
+
 def test_one_corpus_is_the_mixture_of_one(paths: tuple[str, ...]) -> None:
     alone, listed = (open_mixture(DataConfig(path=path, seq_len=16)) for path in (paths[1], (paths[1],)))
     assert alone.fingerprint == listed.fingerprint == open_corpus(paths[1]).fingerprint
