@@ -136,6 +136,11 @@ def test_a_change_of_the_curve_is_refused(finished: Path, config: Config) -> Non
     [
         ("model", {"vocab_size": 20}, "model.vocab_size=20 is less than the"),
         ("train", {"batch_size": 12}, "train.batch_size=12 does not divide over 8 data shards; use 8 or 16"),
+        (
+            "train",
+            {"batch_size": 24, "microbatches": 2},
+            "train.batch_size=24 does not divide over 8 data shards x 2 microbatches; use 16 or 32",
+        ),
         ("data", {"seq_len": 16}, "was prepared with seq_len=32, more than data.seq_len=16"),
         ("data", {"path": "nowhere"}, "nowhere holds no prepared corpus"),
         ("mesh", {"data": 3}, "does not multiply out to the 8 devices"),
