@@ -24,12 +24,11 @@ from bertjax.data.mixture import Mixture, open_mixture
 from bertjax.errors import UserError, reported
 from bertjax.interop.extension import check_extends, extend
 from bertjax.model.encoder import check_mesh
-from bertjax.model.pretraining import BertForPretraining
-from bertjax.training import optimizers, step
+from bertjax.training import step
 from bertjax.training.checkpoints import Checkpoints
 from bertjax.training.flops import flops_per_token
-from bertjax.training.losses import masked_lm_loss, pretraining_loss
 from bertjax.training.metrics import MetricsLog, last_evaluation
+from bertjax.training.pretraining import make_pretraining
 from bertjax.training.signals import StopRequest
 
 
@@ -57,24 +56,7 @@ def run(c: Config, workdir: str | Path) -> dict[str, float]:
 
     with jax.set_mesh(mesh), Checkpoints(workdir, c.checkpoint) as checkpoints, StopRequest() as stop:
         # 3. What a step does.
-        def make_model(rngs: nnx.Rngs) -> BertForPretraining:
-            return BertForPretraining(c.model, rngs=rngs)
-
-        optimizer = optimizers.make_optimizer(c.optimizer, c.train.steps)
-        schedule = optimizers.learning_rate(c.optimizer, c.train.steps)
-        precision = c.train.precision
-        loss = pretraining_loss if corpus.next_sentence else masked_lm_loss
-        train_step = step.make_train_step(
-            make_model,
-            loss,
-            optimizer,
-            schedule,
-            seed=c.train.seed,
-            precision=precision,
-            microbatches=c.train.microbatches,
-            prng=c.train.prng,
-        )
-        eval_step = step.make_forward(make_model, lambda model, batch: loss(model, batch, None)[1], precision)
+        make_model, optimizer, train_step, eval_step = make_pretraining(c, next_sentence=corpus.next_sentence)
 
         def evaluate(params: nnx.State) -> dict[str, float]:
             means = step.total([eval_step(params, step.to_mesh(batch, mesh)) for batch in held_out])
