@@ -1,4 +1,4 @@
-"""The `bertjax` command: prepare, predict, import, export, report."""
+"""The `bertjax` command: prepare, predict, import, export, plan, report."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import Annotated, Any, BinaryIO, Literal
 
 import tyro
 
+from bertjax import command_line
+from bertjax.config import Config
 from bertjax.data import documents
 from bertjax.data.inspection import inspection
 from bertjax.data.prepare import PrepareConfig
@@ -170,6 +172,43 @@ class Export:
         print(json.dumps({"output": self.directory} | made))
 
 
+def _planned_config() -> Config:
+    return command_line.config_file(Config, sys.argv[1:])[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Says what a config needs on a pod of TPUs that is not there: memory, network, time, cost.
+
+    Compiles the very step of train.py for it (extra `plan`); no corpus is read. Everything is computed, not measured.
+    """
+
+    topology: str
+    """The pod, such as v5e:16x16."""
+    slices: int = 1
+    """So many of them, joined by the data-centre network."""
+    pairs_per_row: int = 1
+    """Of the corpus, as it is prepared: makes room for predictions."""
+    next_sentence: bool = True
+    """Whether the corpus has pairs."""
+    json: bool = False
+    """Print an object for machines."""
+    config: Annotated[
+        Any, tyro.conf.arg(name="", constructor=Config), tyro.conf.configure(tyro.conf.FlagConversionOff)
+    ] = dataclasses.field(default_factory=_planned_config)
+    file: Annotated[str, tyro.conf.arg(name="config", help="Python file whose get_config() makes the defaults.")] = ""
+
+    def run(self) -> None:
+        """Compiles, and says what came of it; exit code 1 if it does not fit."""
+        from bertjax.planning import hardware, page, plan
+
+        topology = hardware.find_topology(self.topology, self.slices)
+        made = plan.make_plan(self.config, topology, pairs_per_row=self.pairs_per_row, next_sentence=self.next_sentence)
+        print(json.dumps(plan.as_json(made)) if self.json else "\n".join(page.lines(made)))
+        if not made.fits:
+            sys.exit(1)
+
+
 @dataclasses.dataclass(frozen=True)
 class Report:
     """Writes a run's report.html: its state, its figures beside their baselines, its curves, its config."""
@@ -189,6 +228,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "predict": Predict,
     "import": Import,
     "export": Export,
+    "plan": Plan,
     "report": Report,
 }
 

@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import runpy
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -21,10 +22,7 @@ def parse(kind: type[C], description: str, argv: list[str] | None = None) -> tup
     shows them. A mistake ends the process with exit code 2 and a message.
     """
     argv = sys.argv[1:] if argv is None else argv
-    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    finder.add_argument("--config")
-    path = finder.parse_known_args(argv)[0].config
-    default = kind() if path is None else _load(path, kind)
+    path, default = config_file(kind, argv)
 
     arguments = dataclasses.make_dataclass(
         "Arguments",
@@ -50,6 +48,14 @@ def parse(kind: type[C], description: str, argv: list[str] | None = None) -> tup
     except ValueError as error:  # what no group can check by itself
         _refuse(str(error))
     return parsed.config, parsed.workdir
+
+
+def config_file(kind: type[C], argv: Sequence[str]) -> tuple[str | None, C]:
+    """Returns what --config names, and the config that is made there; without it None, and the defaults."""
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    finder.add_argument("--config")
+    path = finder.parse_known_args(argv)[0].config
+    return path, kind() if path is None else _load(path, kind)
 
 
 def _load(path: str, kind: type[C]) -> C:

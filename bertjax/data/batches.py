@@ -80,6 +80,28 @@ def unigram_baselines(batches: Sequence[Batch], token_counts_V: np.ndarray) -> d
     return baselines
 
 
+def full_batch(c: DataConfig, rows: int, pairs_per_row: int = 1) -> Batch:
+    """Returns a batch as it would be of a corpus whose rows are full, of equal pairs; its tokens are all 0."""
+    zeros_BS = np.zeros((rows, c.seq_len), np.int32)
+    zeros_BP = np.zeros((rows, pairs_per_row), np.int32)
+    spans_BS = zeros_BS + 1 + np.arange(c.seq_len) * pairs_per_row // c.seq_len
+    predicted_B1 = masking.prediction_counts(spans_BS, c, pairs_per_row).sum(axis=1, keepdims=True)
+    places_M = np.arange(masking.predictions_per_row(c, pairs_per_row))
+    zeros_BM = np.zeros((rows, len(places_M)), np.int32)
+    return {
+        "ids": zeros_BS,
+        "segments": zeros_BS,
+        "positions": zeros_BS,
+        "spans": spans_BS.astype(np.int32),
+        "predict": zeros_BM,
+        "labels": zeros_BM,
+        "weights": (places_M < predicted_B1).astype(np.float32),
+        "cls": zeros_BP,
+        "next": zeros_BP,
+        "next_weights": np.ones_like(zeros_BP, np.float32),
+    }
+
+
 _EMPTY_ROW: Row = {
     "ids": np.zeros(0, np.int32),
     "lengths": np.zeros((0, 2), np.int32),

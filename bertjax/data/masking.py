@@ -81,7 +81,7 @@ def mask_rows(
     Source: Devlin et al. 2019, section 3.1; google-research/bert, create_pretraining_data.py, for the count.
     """
     order_draw_BS, change_draw_BS, id_draw_BS, length_draw_BS = draws_4BS
-    counts_BP = _predictions(spans_BS, c, pairs_per_row)
+    counts_BP = prediction_counts(spans_BS, c, pairs_per_row)
     if c.masking == "token":
         chosen_BS = _choose_tokens(spans_BS, maskable_BS, order_draw_BS, counts_BP)
     else:
@@ -105,7 +105,7 @@ def mask_rows(
     )
 
 
-def _predictions(spans_BS: np.ndarray, c: DataConfig, pairs_per_row: int) -> np.ndarray:
+def prediction_counts(spans_BS: np.ndarray, c: DataConfig, pairs_per_row: int) -> np.ndarray:
     """Returns counts_BP, how many positions of each pair are to be predicted; 0 where there is no pair."""
     lengths_BP = _lengths(spans_BS, pairs_per_row)
     counts_BP = np.clip(np.round(c.mask_rate * lengths_BP), 1, c.max_predictions).astype(np.int64)

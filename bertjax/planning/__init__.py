@@ -1,0 +1,1 @@
+"""What a run will need on devices that are not there: memory, time, network."""

@@ -1,0 +1,172 @@
+"""What a compiled program sends between devices, read from its HLO text."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import math
+import re
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+
+_COMPUTATION = re.compile(r"(?P<entry>ENTRY )?%?(?P<name>[\w.-]+) \(.*\{$")
+_OPERATION = re.compile(r"\s+(?:ROOT )?%?[\w.-]+ = (?P<type>\(.*?\)|\S+) (?P<name>[\w-]+)\((?P<rest>.*)")
+_CALLED = re.compile(r"(?:calls|body|to_apply|branch_computations)=(\{[^}]*\}|%?[\w.-]+)")
+_ARRAY = re.compile(r"\b(pred|[a-z]+(\d+)\w*)\[([\d,]*)\]")
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+    """What is sent in one way among groups of one kind, all of a step's together."""
+
+    kind: str
+    axes: tuple[str, ...]  # of the mesh, along which a group lies
+    group: int  # devices in it
+    slices: int  # that it spans
+    count: int  # times a step
+    size: int  # bytes of all that a group has in common, once
+
+    @property
+    def within(self) -> float:
+        """Bytes that leave a device for others of its slice: in rings, and no way sends less."""
+        return self._sent(self.group // self.slices, self.size)
+
+    @property
+    def between(self) -> float:
+        """Bytes that leave it for other slices, which each of its slice's devices does for its part."""
+        return self._sent(self.slices, self.size / (self.group // self.slices))
+
+    def _sent(self, ring: int, size: float) -> float:
+        passes = 2 if self.kind == "all-reduce" else 1
+        alone = self.kind == "collective-permute" and ring > 1
+        return size if alone else passes * size * (ring - 1) / ring
+
+
+class Operation(NamedTuple):
+    """A line of HLO: `%its_name = type name(rest`."""
+
+    type: str
+    name: str
+    rest: str
+
+
+def read_collectives(
+    hlo: str, mesh_shape: Mapping[str, int], slice_of: Mapping[int, int] | None = None
+) -> list[Collective]:
+    """Returns the collectives of a step, those in a loop as often as it runs.
+
+    `mesh_shape` has the axes in their order; `slice_of` the slice of the device at each place of the mesh.
+    """
+    entry, computations = _computations(hlo)
+    found: dict[tuple[str, tuple[str, ...], int, int], list[tuple[int, int]]] = collections.defaultdict(list)
+    for times, operation in _walk(entry, 1, computations):
+        kind = operation.name.removesuffix("-start")
+        members = _members(operation.rest, math.prod(mesh_shape.values()))
+        if len(members) > 1:
+            slices = len({slice_of[m] for m in members}) if slice_of else 1
+            key = (kind, _axes(members, mesh_shape), len(members), slices)
+            found[key].append((times, _size(operation, len(members))))
+    return [
+        Collective(*key, count=sum(times for times, _ in sizes), size=sum(times * size for times, size in sizes))
+        for key, sizes in sorted(found.items())
+    ]
+
+
+def _computations(hlo: str) -> tuple[str, dict[str, list[Operation]]]:
+    """Returns the name of the computation that is run, and the operations of each."""
+    entry, operations = "", list[Operation]()
+    computations: dict[str, list[Operation]] = {}
+    for line in hlo.splitlines():
+        if begins := _COMPUTATION.match(line):
+            operations = computations.setdefault(begins["name"], [])
+            entry = begins["name"] if begins["entry"] else entry
+        elif operation := _OPERATION.match(line):
+            operations.append(Operation(operation["type"], operation["name"], operation["rest"]))
+    return entry, computations
+
+
+def _walk(computation: str, times: int, computations: Mapping[str, list[Operation]]) -> Iterator[tuple[int, Operation]]:
+    """Yields how often it runs and the operation, of all collectives that this computation comes to."""
+    for operation in computations[computation]:
+        if operation.name.removesuffix("-start") in KINDS:
+            yield times, operation
+            continue  # what it calls adds two numbers
+        for called in re.findall(r"[\w.-]+", " ".join(_CALLED.findall(operation.rest))):
+            inner = list(_walk(called, times, computations))
+            trips = _trips(operation.rest, computations) if inner and operation.name == "while" else 1
+            yield from ((trips * count, one) for count, one in inner)
+
+
+def _trips(loop: str, computations: Mapping[str, list[Operation]]) -> int:
+    """Returns how often a loop runs, which counts from 0 up to a constant."""
+    if known := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop):
+        return int(known[1])
+    condition = re.search(r"condition=%?([\w.-]+)", loop)
+    constants = [op for op in computations[condition[1]] if op.name == "constant"] if condition else []
+    if len(constants) != 1:
+        raise ValueError(f"a loop with collectives whose number of trips is not told: {loop[-200:]}")
+    return int(constants[0].rest.partition(")")[0])
+
+
+def _members(rest: str, devices: int) -> np.ndarray:
+    """Returns the places in the mesh of a group's devices: of the first one, the others are like it."""
+    if pair := re.search(r"source_target_pairs=\{\{(\d+),(\d+)\}", rest):
+        return np.array([int(pair[1]), int(pair[2])])
+    if named := re.search(r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\((.*?)\))? \{([^}]*)\}", rest):
+        return _named_members(*named.groups())
+    if iota := re.search(r"replica_groups=\[(\d+),(\d+)\]<=(\S+)", rest):
+        return _iota(iota[3].rstrip(",")).reshape(int(iota[1]), int(iota[2]))[0]
+    if listed := re.search(r"replica_groups=\{\{([\d,]+)\}", rest):
+        return np.array(_numbers(listed[1]))
+    if "replica_groups={}" in rest:
+        return np.arange(devices)
+    raise ValueError(f"a collective whose groups are not understood: {rest[:300]}")
+
+
+def _named_members(mesh: str, order: str | None, axes: str) -> np.ndarray:
+    """Returns the places that differ along axes as XLA names them, `'a'` or, a factor of one, `'a':(before)ways`."""
+    sizes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", mesh)}
+    places = np.arange(math.prod(sizes.values())) if order is None else _iota(order)
+    numbers, members = np.arange(len(places)).reshape(tuple(sizes.values())), np.zeros(1, int)
+    for name, before, ways in re.findall(r"'(\w+)'(?::\((\d+)\)(\d+))?", axes):
+        size, along = sizes[name], list(sizes).index(name)
+        taken, cut = int(ways or size), int(before or 1)
+        stride = numbers.strides[along] // numbers.itemsize * (size // (cut * taken))
+        members = (members[:, None] + np.arange(taken)[None, :] * stride).ravel()
+    return places[members]
+
+
+def _iota(order: str) -> np.ndarray:
+    """Returns the places in the order of `[2,4]T(1,0)`: counted row by row in that shape, its axes then exchanged."""
+    shape, _, axes = order.partition("T")
+    places = np.arange(math.prod(_numbers(shape.strip("[]")))).reshape(_numbers(shape.strip("[]")))
+    return places.transpose(_numbers(axes.strip("()")) if axes else None).ravel()
+
+
+def _axes(members: np.ndarray, mesh_shape: Mapping[str, int]) -> tuple[str, ...]:
+    """Returns the axes of the mesh along which these places differ."""
+    coordinates = np.unravel_index(members, tuple(mesh_shape.values()))
+    return tuple(name for name, along in zip(mesh_shape, coordinates, strict=True) if len(set(along.tolist())) > 1)
+
+
+def _size(operation: Operation, group: int) -> int:
+    """Returns the bytes of what a group has in common, once: the whole of what is added up, gathered or exchanged."""
+    result = sum(_bytes(found) for found in _ARRAY.finditer(operation.type))
+    if operation.name == "all-gather-start":
+        return result * group // (group + 1)  # the type has what goes in beside what comes out
+    if operation.name == "collective-permute-start":
+        return _bytes(next(_ARRAY.finditer(operation.type)))
+    return result * group if operation.name.startswith("reduce-scatter") else result
+
+
+def _bytes(array: re.Match[str]) -> int:
+    bits = 8 if array[1] == "pred" else int(array[2])
+    return math.prod(_numbers(array[3])) * bits // 8
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",") if number]

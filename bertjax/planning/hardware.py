@@ -1,0 +1,80 @@
+"""The chips that runs are planned for, and the pods that can be had of them."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import os
+from typing import NamedTuple
+
+import jax
+from jax.experimental import topologies
+
+from bertjax.errors import UserError
+from bertjax.training.metrics import PEAK_FLOPS
+
+GIB = 2**30
+
+
+class Chip(NamedTuple):
+    """What a chip can do, by its maker's data sheet."""
+
+    kind: str  # as JAX says it, and PEAK_FLOPS has it
+    memory: float  # bytes that a program can have
+    memory_rate: float  # bytes/s
+    link_rate: float  # bytes/s that leave the chip for others of its slice or node, all links together
+    network_rate: float  # bytes/s that leave it over the data-centre network, its share of the host's
+    shapes: tuple[str, ...] = ()  # of TPU slices
+
+    @property
+    def peak(self) -> float:
+        """Dense bfloat16 matrix products, FLOP/s."""
+        return PEAK_FLOPS[self.kind]
+
+
+FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
+CUBES = ("2x2x1", "2x2x2", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8", "8x8x16", "8x16x16", "16x16x16", "16x16x24")
+
+# Sources: docs.cloud.google.com/tpu/docs/v5e, v6e and v5p, tables of key specifications and of configurations. They
+# give the links both ways together: half of it leaves the chip. Of v5e and v6e a host of 8 chips has 2 x 100 and
+# 4 x 200 Gbit/s. The memory is what libtpu lets a program have, which its out-of-memory errors say.
+TPUS = {
+    "v5e": Chip("TPU v5e", 15.75 * GIB, 819e9, 200e9, 3.125e9, FLAT),
+    "v5p": Chip("TPU v5p", 95.74 * GIB, 2765e9, 600e9, 6.25e9, CUBES),
+    "v6e": Chip("TPU v6e", 31.25 * GIB, 1600e9, 400e9, 12.5e9, FLAT),
+}
+
+
+class Topology(NamedTuple):
+    """A pod, or several slices of one shape that the data-centre network joins."""
+
+    name: str
+    chip: Chip
+    slices: int
+    chips: int  # of all slices
+
+
+def find_topology(name: str, slices: int = 1) -> Topology:
+    """Returns the pod of that name. Raises: UserError, with the known ones, if there is none."""
+    family, _, shape = name.partition(":")
+    if family not in TPUS or shape not in TPUS[family].shapes:
+        known = "; ".join(f"{family}:{{{','.join(chip.shapes)}}}" for family, chip in TPUS.items())
+        raise UserError(f"--topology={name} is unknown; use one of {known}")
+    if slices < 1:
+        raise UserError(f"--slices={slices} is not greater than 0")
+    chips = math.prod(int(side) for side in shape.split("x"))
+    return Topology(name, TPUS[family], slices, slices * chips)
+
+
+def devices(topology: Topology) -> list[jax.Device]:
+    """Returns the pod's devices, which can be compiled for and nothing else. Raises: UserError without libtpu."""
+    if importlib.util.find_spec("libtpu") is None:
+        raise UserError("compiling for TPUs needs an extra: pip install 'bertjax[plan]'")
+    # Without these libtpu looks for TPUs, and for the cloud that it runs in.
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-16")
+    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+    jax.config.update("jax_platforms", "cpu")
+    several = {"num_slices": topology.slices} if topology.slices > 1 else {}
+    return list(topologies.get_topology_desc(platform="tpu", topology_name=topology.name, **several).devices)
