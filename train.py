@@ -45,7 +45,7 @@ def run(c: Config, workdir: str | Path) -> dict[str, float]:
     corpus = open_mixture(c.data)
     c = with_vocabulary(with_pretrained_model(c, corpus), corpus)
     check_mesh(c.model, mesh)
-    workdir = runs.open_workdir(workdir, c, {"corpus": corpus.fingerprint}, corpus.tokenizer)
+    workdir = Path(workdir)
 
     # 2. What a step reads: this host's rows of the global batch, a pure function of the step.
     rows = host_rows(c.train.batch_size)
@@ -55,7 +55,14 @@ def run(c: Config, workdir: str | Path) -> dict[str, float]:
     )
     baselines = data.unigram_baselines(held_out, corpus.token_counts)
 
-    with jax.set_mesh(mesh), Checkpoints(workdir, c.checkpoint) as checkpoints, StopRequest() as stop:
+    with (
+        runs.lock(workdir),
+        jax.set_mesh(mesh),
+        Checkpoints(workdir, c.checkpoint) as checkpoints,
+        StopRequest() as stop,
+    ):
+        runs.open_workdir(workdir, c, {"corpus": corpus.fingerprint}, corpus.tokenizer)
+
         # 3. What a step does.
         def make_model(rngs: nnx.Rngs) -> BertForPretraining:
             return BertForPretraining(c.model, rngs=rngs)

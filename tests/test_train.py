@@ -131,6 +131,14 @@ def test_a_change_of_the_curve_is_refused(finished: Path, config: Config) -> Non
         train.run(changed, finished)
 
 
+def test_two_runs_in_one_workdir_are_refused(finished: Path, config: Config) -> None:
+    before = (finished / "config.json").read_text()
+    slower = dataclasses.replace(config, checkpoint=dataclasses.replace(config.checkpoint, save_every=7))
+    with runs.lock(finished), pytest.raises(UserError, match="is writing to"):
+        train.run(slower, finished)
+    assert (finished / "config.json").read_text() == before
+
+
 @pytest.mark.parametrize(
     ("group", "values", "message"),
     [
