@@ -41,11 +41,11 @@ def run(c: Config, workdir: str | Path) -> dict[str, float]:
     """
     # 1. What there is to compute on, and what to read. Everything that can be wrong is found out before the first step.
     mesh = sharding.make_mesh(c.mesh)
-    sharding.check_batch(c.train.batch_size, mesh)
+    sharding.check_batch(c.train.batch_size, mesh, microbatches=c.train.microbatches)
     corpus = open_mixture(c.data)
     c = with_vocabulary(with_pretrained_model(c, corpus), corpus)
     check_mesh(c.model, mesh)
-    workdir = runs.open_workdir(workdir, c, {"corpus": corpus.fingerprint}, corpus.tokenizer)
+    workdir = Path(workdir)
 
     # 2. What a step reads: this host's rows of the global batch, a pure function of the step.
     rows = host_rows(c.train.batch_size)
@@ -55,7 +55,14 @@ def run(c: Config, workdir: str | Path) -> dict[str, float]:
     )
     baselines = data.unigram_baselines(held_out, corpus.token_counts)
 
-    with jax.set_mesh(mesh), Checkpoints(workdir, c.checkpoint) as checkpoints, StopRequest() as stop:
+    with (
+        runs.lock(workdir),
+        jax.set_mesh(mesh),
+        Checkpoints(workdir, c.checkpoint) as checkpoints,
+        StopRequest() as stop,
+    ):
+        runs.open_workdir(workdir, c, {"corpus": corpus.fingerprint}, corpus.tokenizer)
+
         # 3. What a step does.
         def make_model(rngs: nnx.Rngs) -> BertForPretraining:
             return BertForPretraining(c.model, rngs=rngs)
@@ -64,7 +71,16 @@ def run(c: Config, workdir: str | Path) -> dict[str, float]:
         schedule = optimizers.learning_rate(c.optimizer, c.train.steps)
         precision = c.train.precision
         loss = pretraining_loss if corpus.next_sentence else masked_lm_loss
-        train_step = step.make_train_step(make_model, loss, optimizer, schedule, seed=c.train.seed, precision=precision)
+        train_step = step.make_train_step(
+            make_model,
+            loss,
+            optimizer,
+            schedule,
+            seed=c.train.seed,
+            precision=precision,
+            microbatches=c.train.microbatches,
+            prng=c.train.prng,
+        )
         eval_step = step.make_forward(make_model, lambda model, batch: loss(model, batch, None)[1], precision)
 
         def evaluate(params: nnx.State) -> dict[str, float]:
@@ -114,13 +130,14 @@ def with_pretrained_model(c: Config, corpus: Mixture) -> Config:
         return c
     b = pretrained.read_blueprint(c.train.init_from)
     asked, unset, there = (dataclasses.asdict(model) for model in (c.model, type(c.model)(), b.config))
-    other = [f"model.{k}={v!r}" for k, v in asked.items() if v not in (unset[k], there[k]) and k != "unroll_layers"]
+    how = {f.name: asked[f.name] for f in dataclasses.fields(c.model) if f.metadata.get("free")}
+    other = [f"model.{k}={v!r}" for k, v in asked.items() if v not in (unset[k], there[k]) and k not in how]
     if other:
         raise UserError(f"{', '.join(other)} is not what {c.train.init_from} has; leave the group model out")
     tokenizer = pretrained.read_tokenizer(c.train.init_from, b)
     check_extends(corpus.tokenizer, tokenizer, c.train.init_from)
     size = max(b.config.vocab_size or 0, corpus.tokenizer.vocab_size)
-    model = dataclasses.replace(b.config, vocab_size=size, unroll_layers=c.model.unroll_layers)
+    model = dataclasses.replace(b.config, vocab_size=size, **how)
     try:
         return dataclasses.replace(c, model=model)
     except ValueError as error:
@@ -173,11 +190,13 @@ def say_what_runs(c: Config, corpus: Mixture, mesh: jax.sharding.Mesh, state: st
     """Prints the first log line: where, what, how much."""
     device = mesh.devices.flat[0]
     parameters = sum(x.size for x in jax.tree.leaves(state.params))
+    dropout = "" if c.train.prng == "threefry2x32" else f"; dropout by {c.train.prng}, other on every mesh"
     print(
         f"{mesh.size} x {device.device_kind}, mesh {dict(mesh.shape)}, {c.train.precision}; {parameters / 1e6:.1f} M"
         f" parameters; {corpus.rows('train')} training and {corpus.rows('validation')} held-out rows of"
         f" {c.data.seq_len}; "
-        + (f"going on from step {start} of {c.train.steps}" if start else f"{c.train.steps} steps"),
+        + (f"going on from step {start} of {c.train.steps}" if start else f"{c.train.steps} steps")
+        + dropout,
         file=sys.stderr,
     )
 

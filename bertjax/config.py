@@ -16,6 +16,9 @@ T = TypeVar("T")
 Pooling = Literal["cls", "mean", "weighted", "layers"]
 """A text's vector: the pooler's over [CLS], the mean of the last hidden states, their mean by learned weights."""
 
+Prng = Literal["threefry2x32", "rbg", "unsafe_rbg"]
+"""JAX's generators. Of threefry2x32 every mesh draws the same numbers, each device only its own."""
+
 
 def free(default: T) -> T:
     """Returns a dataclass field that may differ when a run is resumed: it does not change the curve."""
@@ -85,6 +88,9 @@ class ModelConfig:
     """Rows of the position table before that of the first token; RoBERTa's has 2 that are never used."""
     unroll_layers: bool = free(False)
     """True compiles every block by itself: slower to compile, often faster to run, same result to rounding."""
+    remat: Literal["none", "products", "block"] = free("none")
+    """What the backward pass computes again to save memory: nothing; all but the products with weights; whole blocks.
+    Same result to rounding."""
 
     def __post_init__(self) -> None:
         _check_positive(
@@ -229,6 +235,11 @@ class TrainConfig:
     """Everything random folds from it: initial weights, order of the rows, masks, dropout."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of the matrix products. Weights, LayerNorm, softmax and losses are float32 in either case."""
+    microbatches: int = free(1)
+    """Parts of a batch that are computed one after the other, to save memory; the means are over the whole batch."""
+    prng: Prng = "threefry2x32"
+    """Of the dropout. The others are faster on TPUs, but their numbers depend on the mesh, and they are not drawn in
+    parts: measure the memory."""
     eval_every: int = free(1000)
     """Steps between evaluations on the held-out documents; also at the last step."""
     eval_rows: int = free(4096)
@@ -244,6 +255,7 @@ class TrainConfig:
         _check_positive(
             steps=self.steps,
             batch_size=self.batch_size,
+            microbatches=self.microbatches,
             eval_every=self.eval_every,
             eval_rows=self.eval_rows,
             log_every=self.log_every,

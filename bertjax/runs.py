@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import fcntl
 import json
+import os
+import socket
 import sys
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -45,6 +49,31 @@ def open_workdir(workdir: str | Path, config: Any, facts: Mapping[str, Any], tok
     temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     temporary.replace(path)  # a kill leaves the whole old file or the whole new one
     return workdir
+
+
+@contextlib.contextmanager
+def lock(workdir: str | Path) -> Iterator[None]:
+    """Keeps a workdir, made if need be, to one run at a time; the kernel lets go of it however the run ends.
+
+    Raises: UserError if another run holds it. Of several hosts only the first holds it, for all of them.
+    """
+    path = Path(workdir) / "lock"
+    if jax.process_index() > 0:
+        yield
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            raise UserError(
+                f"another run, {file.read().strip()}, is writing to {workdir};"
+                " wait for it, stop it, or use another workdir"
+            ) from error
+        file.truncate(0)
+        print(f"process {os.getpid()} on {socket.gethostname()}", file=file, flush=True)
+        yield
 
 
 def read_config(workdir: str | Path, kind: type[C]) -> C:

@@ -63,10 +63,13 @@ def batch_shards(mesh: jax.sharding.Mesh) -> int:
     return math.prod(mesh.shape[axis] for axis in BATCH)
 
 
-def check_batch(batch_size: int, mesh: jax.sharding.Mesh, name: str = "train.batch_size") -> None:
-    """Raises UserError, naming the nearest sizes that would do, unless the batch divides over the mesh."""
-    shards = batch_shards(mesh)
+def check_batch(
+    batch_size: int, mesh: jax.sharding.Mesh, name: str = "train.batch_size", microbatches: int = 1
+) -> None:
+    """Raises UserError, naming the nearest sizes that would do, unless every microbatch divides over the mesh."""
+    shards = batch_shards(mesh) * microbatches
     if batch_size % shards:
+        cuts = f"{batch_shards(mesh)} data shards" + (f" x {microbatches} microbatches" if microbatches > 1 else "")
         below, above = batch_size // shards * shards, -(-batch_size // shards) * shards
         remedy = f"{below} or {above}" if below else f"{above}"
-        raise UserError(f"{name}={batch_size} does not divide over {shards} data shards; use {remedy}")
+        raise UserError(f"{name}={batch_size} does not divide over {cuts}; use {remedy}")

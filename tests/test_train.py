@@ -131,11 +131,24 @@ def test_a_change_of_the_curve_is_refused(finished: Path, config: Config) -> Non
         train.run(changed, finished)
 
 
+def test_two_runs_in_one_workdir_are_refused(finished: Path, config: Config) -> None:
+    before = (finished / "config.json").read_text()
+    slower = dataclasses.replace(config, checkpoint=dataclasses.replace(config.checkpoint, save_every=7))
+    with runs.lock(finished), pytest.raises(UserError, match="is writing to"):
+        train.run(slower, finished)
+    assert (finished / "config.json").read_text() == before
+
+
 @pytest.mark.parametrize(
     ("group", "values", "message"),
     [
         ("model", {"vocab_size": 20}, "model.vocab_size=20 is less than the"),
         ("train", {"batch_size": 12}, "train.batch_size=12 does not divide over 8 data shards; use 8 or 16"),
+        (
+            "train",
+            {"batch_size": 24, "microbatches": 2},
+            "train.batch_size=24 does not divide over 8 data shards x 2 microbatches; use 16 or 32",
+        ),
         ("data", {"seq_len": 16}, "was prepared with seq_len=32, more than data.seq_len=16"),
         ("data", {"path": "nowhere"}, "nowhere holds no prepared corpus"),
         ("mesh", {"data": 3}, "does not multiply out to the 8 devices"),

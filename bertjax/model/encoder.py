@@ -33,6 +33,12 @@ from bertjax.sharding import (
 
 VOCAB_MULTIPLE = 128  # TPU lanes; also divides over every mesh whose (model, fsdp) axes are powers of two up to it
 
+KEPT = {
+    "products": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "block": jax.checkpoint_policies.nothing_saveable,
+}
+"""What rematerialisation keeps of a block, beside what goes into it, by the name of the config."""
+
 
 def padded_vocab_size(c: ModelConfig) -> int:
     """Returns the rows of the token embedding: the vocabulary and padding up to a multiple of 128."""
@@ -176,6 +182,9 @@ class Encoder(nnx.Module):
 
         keys = None if blocks_key is None else jax.random.split(blocks_key, self.c.layers)
         scanned = (stacked, jnp.arange(self.c.layers), keys)
+        if self.c.remat != "none":
+            # A loop's barrier already keeps XLA from merging the second computation with the first.
+            body = jax.checkpoint(body, policy=KEPT[self.c.remat], prevent_cse=self.c.unroll_layers)
         last_BSD, hidden_LBSD = jax.lax.scan(body, x_BSD, scanned, unroll=self.c.unroll_layers)
         last_BSD = self.final_norm(last_BSD)
         return last_BSD if hidden_LBSD is None else jnp.concatenate([x_BSD[None], hidden_LBSD[:-1], last_BSD[None]])

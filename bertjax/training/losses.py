@@ -42,6 +42,21 @@ def mean(sums: Sums, name: str) -> jax.Array:
     return total / jnp.maximum(weight, 1.0)
 
 
+def objective(sums: Sums, weights: Mapping[str, jax.Array] | None = None) -> jax.Array:
+    """Returns what is minimised: the means of the losses among `sums`, added up.
+
+    `weights` are those of the whole of which `sums` are a part: the parts' objectives then add up to that of the whole.
+    """
+    return sum(
+        (
+            total / jnp.maximum(weight if weights is None else weights[name], 1.0)
+            for name, (total, weight) in sums.items()
+            if name.endswith("loss")
+        ),
+        start=jnp.float32(0),
+    )
+
+
 def pretraining_loss(
     model: BertForPretraining, batch: Mapping[str, jax.Array], key: jax.Array | None
 ) -> tuple[jax.Array, Sums]:
@@ -55,7 +70,7 @@ def pretraining_loss(
     )
     sums = cross_entropy_sums(mlm_logits_BMV, batch["labels"], batch["weights"], "mlm_")
     sums |= cross_entropy_sums(nsp_logits_BPC, batch["next"], batch["next_weights"], "nsp_")
-    return mean(sums, "mlm_loss") + mean(sums, "nsp_loss"), sums
+    return objective(sums), sums
 
 
 def masked_lm_loss(
@@ -64,4 +79,4 @@ def masked_lm_loss(
     """Returns the masked-LM loss alone (nats) and its sums, for text prepared without next-sentence pairs."""
     _, sums = pretraining_loss(model, batch, key)
     sums = {name: value for name, value in sums.items() if name.startswith("mlm_")}
-    return mean(sums, "mlm_loss"), sums
+    return objective(sums), sums

@@ -14,13 +14,17 @@ import optax
 from flax import nnx
 
 from bertjax import sharding
-from bertjax.training.losses import Sums
+from bertjax.config import Prng
+from bertjax.training.losses import Sums, objective
 
 Batch = Mapping[str, jax.Array]
 Out = TypeVar("Out")
 MakeModel = Callable[[nnx.Rngs], nnx.Module]
 Loss = Callable[[Any, Batch, jax.Array | None], tuple[jax.Array, Sums]]
-"""loss(model, batch, key) returns the scalar to be minimised and the sums it is made of; no dropout without a key."""
+"""loss(model, batch, key) returns the scalar to be minimised and the sums it is made of; no dropout without a key.
+
+The scalar is `objective` of the sums, and no weight depends on the model.
+"""
 
 
 @jax.tree_util.register_dataclass
@@ -59,21 +63,46 @@ def make_train_step(
     *,
     seed: int,
     precision: Literal["float32", "bfloat16"],
+    microbatches: int = 1,
+    prng: Prng = "threefry2x32",
 ) -> TrainStep:
     """Returns train_step(state, batch) -> (state, figures); `state` is donated.
 
-    Dropout's key folds from the seed and the step. Figures are means over the global batch, the gradients' norm before
-    clipping, the learning rate, and `tokens`, the batch's real tokens.
+    Dropout's key folds from the seed and the step. The gradients of several microbatches are added up before the one
+    update; means stay means over the global batch, however unevenly its predictions lie. Figures are such means, the
+    gradients' norm before clipping, the learning rate, and `tokens`, the batch's real tokens.
     """
     graphdef = nnx.graphdef(nnx.eval_shape(lambda: make_model(nnx.Rngs(0))))
 
-    def loss_of(params: nnx.State, batch: Batch, key: jax.Array) -> tuple[jax.Array, Sums]:
+    def loss_of(params: nnx.State, batch: Batch, key: jax.Array | None) -> tuple[jax.Array, Sums]:
         return loss(nnx.merge(graphdef, _cast(params, precision)), batch, key)
+
+    def whole(params: nnx.State, batch: Batch, key: jax.Array) -> tuple[tuple[jax.Array, Sums], nnx.State]:
+        return jax.value_and_grad(loss_of, has_aux=True)(params, batch, key)
+
+    def accumulated(params: nnx.State, batch: Batch, key: jax.Array) -> tuple[tuple[jax.Array, Sums], nnx.State]:
+        # Only the weights are used, which follow from the batch: XLA drops the rest of this forward pass.
+        weights = {name: weight for name, (_, weight) in loss_of(params, batch, None)[1].items()}
+
+        def part_of(params: nnx.State, part: Batch, key: jax.Array) -> tuple[jax.Array, Sums]:
+            sums = loss_of(params, part, key)[1]
+            return objective(sums, weights), sums
+
+        def add(so_far: tuple[Sums, nnx.State], part: tuple[Batch, jax.Array]) -> tuple[tuple[Sums, nnx.State], None]:
+            (_, sums), grads = jax.value_and_grad(part_of, has_aux=True)(params, *part)
+            return jax.tree.map(jnp.add, so_far, (sums, grads)), None
+
+        nothing = {name: (jnp.float32(0), jnp.float32(0)) for name in weights}
+        parts = jax.tree.map(lambda x: _cut(x, microbatches), batch), jax.random.split(key, microbatches)
+        (sums, grads), _ = jax.lax.scan(add, (nothing, jax.tree.map(jnp.zeros_like, params)), parts)
+        return (objective(sums), sums), grads
+
+    gradients = whole if microbatches == 1 else accumulated
 
     @functools.partial(jax.jit, donate_argnames="state")
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
-        key = jax.random.fold_in(jax.random.key(seed), state.step)
-        (value, sums), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params, batch, key)
+        key = jax.random.fold_in(jax.random.key(seed, impl=prng), state.step)
+        (value, sums), grads = gradients(state.params, batch, key)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         figures = {"loss": value} | {name: total / jnp.maximum(weight, 1) for name, (total, weight) in sums.items()}
@@ -114,6 +143,12 @@ def to_mesh(batch: Mapping[str, np.ndarray], mesh: jax.sharding.Mesh) -> dict[st
     """Returns global arrays made of this host's rows, the batch cut over the mesh."""
     cut = jax.NamedSharding(mesh, sharding.ACT_B)
     return {name: jax.make_array_from_process_local_data(cut, x) for name, x in batch.items()}
+
+
+def _cut(x: jax.Array, parts: int) -> jax.Array:
+    """Returns [parts, B / parts, ...], every `parts`-th row together: on any mesh the same rows, and none moves."""
+    rows, *rest = x.shape
+    return jnp.moveaxis(jnp.reshape(x, (rows // parts, parts, *rest), out_sharding=sharding.ACT_B), 1, 0)
 
 
 def _cast(params: nnx.State, precision: Literal["float32", "bfloat16"]) -> nnx.State:
