@@ -152,7 +152,7 @@ def test_two_runs_in_one_workdir_are_refused(finished: Path, config: Config) -> 
         ("data", {"seq_len": 16}, "was prepared with seq_len=32, more than data.seq_len=16"),
         ("data", {"path": "nowhere"}, "nowhere holds no prepared corpus"),
         ("mesh", {"data": 3}, "does not multiply out to the 8 devices"),
-        ("optimizer", {"peak_lr": 1e30}, "nothing of this step is saved"),
+        ("optimizer", {"peak_lr": 1e30}, "the last good checkpoint is none"),
     ],
 )
 def test_mistakes_are_said(config: Config, tmp_path: Path, group: str, values: dict[str, object], message: str) -> None:
