@@ -58,6 +58,8 @@ def run(c: FinetuneConfig, workdir: str | Path) -> dict[str, float]:
     saved, after SIGINT or SIGTERM.
     """
     # 1. What there is to compute on, to start from and to learn.
+    if jax.process_count() > 1:
+        raise UserError(f"fine-tuning takes the devices of one process, and there are {jax.process_count()}; start one")
     mesh = sharding.make_mesh(c.mesh)
     sharding.check_batch(c.train.batch_size, mesh)
     blueprint = pretrained_blueprint(c)

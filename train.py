@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import sys
 from pathlib import Path
 
 import jax
 from flax import nnx
 
-from bertjax import backend, command_line, pretrained, report, runs, sharding
+from bertjax import backend, command_line, hosts, pretrained, report, runs, sharding
 from bertjax.config import Config
 from bertjax.data import batches as data
 from bertjax.data.mixture import Mixture, open_mixture
@@ -44,17 +43,24 @@ def run(c: Config, workdir: str | Path) -> dict[str, float]:
     corpus = open_mixture(c.data)
     c = with_vocabulary(with_pretrained_model(c, corpus), corpus)
     check_mesh(c.model, mesh)
-    workdir = runs.open_workdir(workdir, c, {"corpus": corpus.fingerprint}, corpus.tokenizer)
+    workdir = Path(workdir)
 
-    # 2. What a step reads: this host's rows of the global batch, a pure function of the step.
-    rows = host_rows(c.train.batch_size)
-    batch_of = data.training_batches(corpus, c.data, rows=rows, batch_size=c.train.batch_size, seed=c.train.seed)
-    held_out = data.evaluation_batches(
-        corpus, c.data, rows=rows, batch_size=c.train.batch_size, limit=c.train.eval_rows
+    # 2. What a step reads: this process's rows of the global batch, a pure function of the step.
+    held = sharding.held_rows(c.train.batch_size, mesh)
+    batch_of = data.training_batches(
+        corpus, c.data, rows=held.numbers, batch_size=c.train.batch_size, seed=c.train.seed
     )
+    held_out = data.evaluation_batches(corpus, c.data, batch_size=c.train.batch_size, limit=c.train.eval_rows)
     baselines = data.unigram_baselines(held_out, corpus.token_counts)
 
-    with jax.set_mesh(mesh), Checkpoints(workdir, c.checkpoint) as checkpoints, StopRequest() as stop:
+    with (
+        runs.lock(workdir),
+        jax.set_mesh(mesh),
+        Checkpoints(workdir, c.checkpoint) as checkpoints,
+        StopRequest() as stop,
+    ):
+        runs.open_workdir(workdir, c, {"corpus": corpus.fingerprint}, corpus.tokenizer)
+
         # 3. What a step does.
         make_model, optimizer, train_step, eval_step = make_pretraining(c, next_sentence=corpus.next_sentence)
 
@@ -76,12 +82,15 @@ def run(c: Config, workdir: str | Path) -> dict[str, float]:
             log.flops_per_token = flops_per_token(c.model, corpus.tokenizer.vocab_size, batch_of(0))
             steps = range(start, c.train.steps)
             coming = data.prefetched(
-                lambda s: step.to_mesh(batch_of(s), mesh), steps, threads=c.data.threads, ahead=c.data.prefetch
+                lambda s: step.to_mesh(batch_of(s), mesh, held=held),
+                steps,
+                threads=c.data.threads,
+                ahead=c.data.prefetch,
             )
             for done, batch in zip(range(start + 1, c.train.steps + 1), coming, strict=True):
                 state, figures = train_step(state, batch)
                 log.train(done, figures)
-                last, leaving = done == c.train.steps, stop.requested
+                last, leaving = done == c.train.steps, stop.agreed()
                 if done % c.train.eval_every == 0 or last:
                     log.evaluation(done, evaluate(state.params))
                 if done % c.checkpoint.save_every == 0 or last or leaving:
@@ -92,7 +101,9 @@ def run(c: Config, workdir: str | Path) -> dict[str, float]:
 
     # 6. What it came to.
     stop.leave_if_requested()
-    print(f"the report is {report.write_report(workdir)}", file=sys.stderr)
+    if hosts.is_first():
+        hosts.say(f"the report is {report.write_report(workdir)}")
+    hosts.wait_for_all("the report is written")
     return last_evaluation(workdir)
 
 
@@ -131,7 +142,7 @@ def first_params(c: Config, corpus: Mixture, make_model: step.MakeModel) -> nnx.
             params[part] = weights
     lacking = [part for part in params if part not in loaded]
     if lacking:
-        print(f"{folder} has no {', '.join(lacking)}: random weights there", file=sys.stderr)
+        hosts.say(f"{folder} has no {', '.join(lacking)}: random weights there")
     return params
 
 
@@ -144,12 +155,6 @@ def with_vocabulary(c: Config, corpus: Mixture) -> Config:
             f" leave it out or use {entries}"
         )
     return dataclasses.replace(c, model=dataclasses.replace(c.model, vocab_size=size or entries))
-
-
-def host_rows(batch_size: int) -> slice:
-    """Returns this host's contiguous block of a global batch: row order does not depend on the number of hosts."""
-    each = batch_size // jax.process_count()
-    return slice(jax.process_index() * each, (jax.process_index() + 1) * each)
 
 
 def held_out_figures(means: dict[str, float], held_out: list[data.Batch]) -> dict[str, float]:
@@ -166,13 +171,12 @@ def say_what_runs(c: Config, corpus: Mixture, mesh: jax.sharding.Mesh, state: st
     device = mesh.devices.flat[0]
     parameters = sum(x.size for x in jax.tree.leaves(state.params))
     dropout = "" if c.train.prng == "threefry2x32" else f"; dropout by {c.train.prng}, other on every mesh"
-    print(
+    hosts.say(
         f"{mesh.size} x {device.device_kind}, mesh {dict(mesh.shape)}, {c.train.precision}; {parameters / 1e6:.1f} M"
         f" parameters; {corpus.rows('train')} training and {corpus.rows('validation')} held-out rows of"
         f" {c.data.seq_len}; "
         + (f"going on from step {start} of {c.train.steps}" if start else f"{c.train.steps} steps")
-        + dropout,
-        file=sys.stderr,
+        + dropout
     )
 
 
@@ -180,7 +184,7 @@ def main() -> None:
     """The command."""
     backend.start()
     c, workdir = command_line.parse(Config, __doc__ or "")
-    with reported():
+    with reported(), hosts.joined(c.mesh):
         run(c, workdir)
 
 

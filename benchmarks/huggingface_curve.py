@@ -102,7 +102,7 @@ def their_losses(c: Config, learning_rates: list[float]) -> Iterator[float]:
     model = first_model(c)
     optimizer = make_optimizer(model, c.optimizer)
     batch_of = training_batches(
-        open_mixture(c.data), c.data, rows=slice(None), batch_size=c.train.batch_size, seed=c.train.seed
+        open_mixture(c.data), c.data, rows=range(c.train.batch_size), batch_size=c.train.batch_size, seed=c.train.seed
     )
     for s, learning_rate in enumerate(learning_rates):
         loss = model(**inputs(batch_of(s))).loss

@@ -49,7 +49,7 @@ def measure(a: Arguments) -> dict[str, Any]:
     corpus = open_corpus(a.data)
     seq_len = corpus.manifest["settings"]["seq_len"]
     c = DataConfig(path=a.data, seq_len=seq_len, masking=a.masking, max_predictions=a.max_predictions)
-    batch_of = training_batches(open_mixture(c), c, rows=slice(0, a.batch_size), batch_size=a.batch_size, seed=0)
+    batch_of = training_batches(open_mixture(c), c, rows=range(a.batch_size), batch_size=a.batch_size, seed=0)
     batch_of(0)
     seconds = [_seconds(batch_of, step) for step in range(1, a.batches + 1)]
     clock, cpu = (a.batch_size / statistics.median(column) for column in zip(*seconds, strict=True))

@@ -290,11 +290,33 @@ class MeshConfig:
     """Ways the batch is cut and the weights with it."""
     model: int = free(1)
     """Ways heads, feed-forward and vocabulary are cut (tensor parallelism)."""
+    coordinator: str | None = free(None)
+    """HOST:PORT of the first of several processes; `auto` lets JAX find it, as on TPU pods. None: what Slurm's srun or
+    Open MPI's mpirun say, or else there is one process."""
+    processes: int | None = free(None)
+    """How many processes there are, with HOST:PORT."""
+    process: int | None = free(None)
+    """Which of them this is, from 0, with HOST:PORT."""
+    heartbeat_seconds: int = free(30)
+    """After so long without a sign of one process the others stop."""
 
     def __post_init__(self) -> None:
         sizes = (self.data, self.fsdp, self.model)
         _check(all(s == -1 or s > 0 for s in sizes), f"mesh (data, fsdp, model) = {sizes}: use sizes above 0, or -1")
         _check(sizes.count(-1) <= 1, f"mesh (data, fsdp, model) = {sizes}: only one of them can be -1")
+        _check_positive(heartbeat_seconds=self.heartbeat_seconds)
+        address, counts = self.coordinator, (self.processes, self.process)
+        named = address not in (None, "auto")
+        _check(
+            (None not in counts) if named else counts == (None, None),
+            f"coordinator={address!r}, processes={self.processes}, process={self.process}: all three go together",
+        )
+        _check(not named or ":" in str(address), f"coordinator={address!r} is not HOST:PORT")
+        if self.processes is not None and self.process is not None:
+            _check(
+                0 <= self.process < self.processes,
+                f"process={self.process} is not between 0 and processes={self.processes}, exclusive",
+            )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import fcntl
 import json
-import sys
+import os
+import socket
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
 
-from bertjax import __version__
+from bertjax import __version__, hosts
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import UserError
 
 C = TypeVar("C")
+OF_ONE_PROCESS = ("mesh.process", "data.path")  # settings in which the processes of a run may differ
 
 
 def open_workdir(workdir: str | Path, config: Any, facts: Mapping[str, Any], tokenizer: Tokenizer) -> Path:
-    """Returns the workdir, made on the first call and compared on later ones.
+    """Returns the workdir, made on the first call and compared on later ones, as the processes of a run with another.
 
     `config` is a dataclass of groups, `facts` what else the curve depends on (JSON).
 
-    Raises: UserError, with the difference, if a field that changes the curve is not what the workdir was made with.
+    Raises: UserError, with the difference, if a field that changes the curve is not what the workdir was made with, or
+    one that all processes share is not the same in all.
     """
     workdir = Path(workdir)
     path = workdir / "config.json"
@@ -34,17 +39,47 @@ def open_workdir(workdir: str | Path, config: Any, facts: Mapping[str, Any], tok
         "facts": dict(facts),
         "config": dataclasses.asdict(config),
     }
-    if path.exists():
-        before = _read(path)
+    own = flat(record["config"]) | record["facts"]
+    hosts.check_same({name: value for name, value in own.items() if name not in OF_ONE_PROCESS})
+    before = _read(path) if path.exists() else None
+    if before is not None:
         _refuse_other_curve(path, before, record, _free_fields(type(config)))
         _say_changes(before["config"], record["config"])
-    else:
-        workdir.mkdir(parents=True, exist_ok=True)
-        tokenizer.save(workdir / "tokenizer")
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(path)  # a kill leaves the whole old file or the whole new one
+    hosts.wait_for_all("the workdir is read")
+    if hosts.is_first():
+        if before is None:
+            workdir.mkdir(parents=True, exist_ok=True)
+            tokenizer.save(workdir / "tokenizer")
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        temporary.replace(path)  # a kill leaves the whole old file or the whole new one
+    hosts.wait_for_all("the workdir is written")
     return workdir
+
+
+@contextlib.contextmanager
+def lock(workdir: str | Path) -> Iterator[None]:
+    """Keeps a workdir, made if need be, to one run at a time; the kernel lets go of it however the run ends.
+
+    Raises: UserError if another run holds it. Of several hosts only the first holds it, for all of them.
+    """
+    path = Path(workdir) / "lock"
+    if not hosts.is_first():
+        yield
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            raise UserError(
+                f"another run, {file.read().strip()}, is writing to {workdir};"
+                " wait for it, stop it, or use another workdir"
+            ) from error
+        file.truncate(0)
+        print(f"process {os.getpid()} on {socket.gethostname()}", file=file, flush=True)
+        yield
 
 
 def read_config(workdir: str | Path, kind: type[C]) -> C:
@@ -112,16 +147,17 @@ def _free_fields(kind: type[Any]) -> set[str]:
     return names
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns the settings of all groups by their dotted names."""
+    named: dict[str, Any] = {}
     for name, value in values.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return flat
+        named |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return named
 
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Returns old and new value of each setting that is another, by its dotted name; `before` is as JSON has it."""
-    old, new = _flat(before), _flat(json.loads(json.dumps(after)))
+    old, new = flat(before), flat(json.loads(json.dumps(after)))
     names = sorted(old.keys() | new.keys())
     return {name: (old.get(name), new.get(name)) for name in names if old.get(name) != new.get(name)}
 
@@ -139,4 +175,4 @@ def _refuse_other_curve(path: Path, before: Mapping[str, Any], record: Mapping[s
 
 def _say_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
     for name, (old, new) in differences(before, after).items():
-        print(f"{name} was {old!r}, now {new!r}", file=sys.stderr)
+        hosts.say(f"{name} was {old!r}, now {new!r}")

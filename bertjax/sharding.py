@@ -11,6 +11,8 @@ a gated layer.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 from jax.sharding import AxisType
@@ -61,6 +63,21 @@ def make_mesh(c: MeshConfig, devices: list[jax.Device] | None = None) -> jax.sha
 def batch_shards(mesh: jax.sharding.Mesh) -> int:
     """Returns how many ways the batch is cut."""
     return math.prod(mesh.shape[axis] for axis in BATCH)
+
+
+class HeldRows(NamedTuple):
+    """The rows of a global batch that this process reads, because its devices hold them."""
+
+    batch_size: int
+    numbers: Sequence[int]
+    """Ascending; contiguous, unless the mesh interleaves the chips of several hosts."""
+
+
+def held_rows(batch_size: int, mesh: jax.sharding.Mesh) -> HeldRows:
+    """Returns this process's rows; what the batch as a whole is does not depend on how it is cut."""
+    held = jax.NamedSharding(mesh, ACT_B).addressable_devices_indices_map((batch_size,))
+    cuts = {index[0].indices(batch_size) for index in held.values() if index}
+    return HeldRows(batch_size, sorted(row for cut in cuts for row in range(*cut)))
 
 
 def check_batch(

@@ -43,6 +43,11 @@ MISTAKES: list[tuple[Callable[..., Any], dict[str, Any], str]] = [
     (CheckpointConfig, {"keep_every": 0}, r"keep_every=0 is not greater than 0"),
     (MeshConfig, {"model": 0}, r"\(-1, 1, 0\): use sizes above 0, or -1"),
     (MeshConfig, {"model": -1}, r"\(-1, 1, -1\): only one of them can be -1"),
+    (MeshConfig, {"processes": 2}, "coordinator=None, processes=2, process=None: all three go together"),
+    (MeshConfig, {"coordinator": "h:1", "processes": 2}, "coordinator='h:1', processes=2, process=None: all three"),
+    (MeshConfig, {"coordinator": "h", "processes": 2, "process": 0}, "coordinator='h' is not HOST:PORT"),
+    (MeshConfig, {"coordinator": "h:1", "processes": 2, "process": 2}, "process=2 is not between 0 and processes=2"),
+    (MeshConfig, {"heartbeat_seconds": 0}, "heartbeat_seconds=0"),
     (
         Config,
         {"train": TrainConfig(steps=9_000)},
@@ -92,5 +97,5 @@ def test_only_what_leaves_the_curve_alone_is_free() -> None:
     assert free == {
         *("unroll_layers", "path", "prefetch", "threads", "eval_every", "eval_rows", "log_every"),
         *("tensorboard", "wandb_project", "save_every", "keep", "keep_every", "data", "fsdp", "model"),
-        *("remat", "microbatches"),
+        *("remat", "microbatches", "coordinator", "processes", "process", "heartbeat_seconds"),
     }

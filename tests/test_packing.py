@@ -47,7 +47,7 @@ def whole_epoch(directory: Path, pairs_per_row: int) -> batches.Batch:
     prepare(settings, [directory / "stories.txt"])
     corpus = open_mixture(dataclasses.replace(C, path=str(output)))
     size = corpus.rows("train")
-    return batches.training_batches(corpus, C, rows=slice(0, size), batch_size=size, seed=0)(0)
+    return batches.training_batches(corpus, C, rows=range(size), batch_size=size, seed=0)(0)
 
 
 @pytest.fixture(autouse=True)

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -71,3 +75,28 @@ def test_a_config_with_an_unknown_key_a_refused_value_or_no_json_is_an_error(
         runs.read_config(tmp_path / "run", Config)
     with pytest.raises(UserError, match="does not exist"):
         runs.read_config(tmp_path, Config)
+
+
+def test_a_workdir_is_for_one_run_at_a_time(tmp_path: Path) -> None:
+    with runs.lock(tmp_path / "run"):
+        held_by = f"another run, process {os.getpid()} on .*, is writing to {tmp_path / 'run'}"
+        with pytest.raises(UserError, match=held_by), runs.lock(tmp_path / "run"):
+            pass
+    with runs.lock(tmp_path / "run"):
+        pass
+
+
+def test_a_killed_run_lets_go_of_its_workdir(tmp_path: Path) -> None:
+    hold = (
+        "import sys, time\nfrom bertjax import runs\nwith runs.lock(sys.argv[1]): print(1, flush=True); time.sleep(600)"
+    )
+    command = [sys.executable, "-c", hold, str(tmp_path)]
+    with subprocess.Popen(command, cwd=Path(__file__).parents[1], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "1\n"
+        with pytest.raises(UserError, match=f"process {process.pid} on"), runs.lock(tmp_path):
+            pass
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    with runs.lock(tmp_path):
+        pass

@@ -6,7 +6,7 @@ from jax.sharding import AxisType
 
 from bertjax.config import MeshConfig
 from bertjax.errors import UserError
-from bertjax.sharding import ACT_B, batch_shards, check_batch, make_mesh
+from bertjax.sharding import ACT_B, batch_shards, check_batch, held_rows, make_mesh
 
 
 @pytest.mark.parametrize(
@@ -56,3 +56,8 @@ def test_batch_that_divides_is_accepted() -> None:
 def test_batch_that_does_not_divide_is_refused_with_the_nearest_sizes(batch_size: int, message: str) -> None:
     with pytest.raises(UserError, match=message):
         check_batch(batch_size, make_mesh(MeshConfig()))
+
+
+@pytest.mark.parametrize("sizes", [(8, 1, 1), (2, 2, 2), (1, 1, 8)])
+def test_one_process_holds_every_row_once_on_any_mesh(sizes: tuple[int, int, int]) -> None:
+    assert held_rows(16, make_mesh(MeshConfig(*sizes))) == (16, list(range(16)))

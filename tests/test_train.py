@@ -131,6 +131,14 @@ def test_a_change_of_the_curve_is_refused(finished: Path, config: Config) -> Non
         train.run(changed, finished)
 
 
+def test_two_runs_in_one_workdir_are_refused(finished: Path, config: Config) -> None:
+    before = (finished / "config.json").read_text()
+    slower = dataclasses.replace(config, checkpoint=dataclasses.replace(config.checkpoint, save_every=7))
+    with runs.lock(finished), pytest.raises(UserError, match="is writing to"):
+        train.run(slower, finished)
+    assert (finished / "config.json").read_text() == before
+
+
 @pytest.mark.parametrize(
     ("group", "values", "message"),
     [
@@ -144,7 +152,7 @@ def test_a_change_of_the_curve_is_refused(finished: Path, config: Config) -> Non
         ("data", {"seq_len": 16}, "was prepared with seq_len=32, more than data.seq_len=16"),
         ("data", {"path": "nowhere"}, "nowhere holds no prepared corpus"),
         ("mesh", {"data": 3}, "does not multiply out to the 8 devices"),
-        ("optimizer", {"peak_lr": 1e30}, "nothing of this step is saved"),
+        ("optimizer", {"peak_lr": 1e30}, "the last good checkpoint is none"),
     ],
 )
 def test_mistakes_are_said(config: Config, tmp_path: Path, group: str, values: dict[str, object], message: str) -> None:

@@ -22,23 +22,23 @@ Row = Mapping[str, np.ndarray]
 
 
 def training_batches(
-    corpus: Mixture, c: DataConfig, *, rows: slice, batch_size: int, seed: int
+    corpus: Mixture, c: DataConfig, *, rows: Sequence[int], batch_size: int, seed: int
 ) -> Callable[[int], Batch]:
-    """Returns batch(step), steps counted from 0: rows `rows` of the global batch of that step.
+    """Returns batch(step), steps counted from 0: the rows numbered `rows` of the global batch of that step.
 
     The rows of an epoch are a permutation of the training split; each epoch has another, and other masks.
     """
     place = corpus.training_order(seed)
 
     def batch(step: int) -> Batch:
-        places = [place(n) for n in range(step * batch_size, (step + 1) * batch_size)[rows]]
+        places = [place(step * batch_size + row) for row in rows]
         chosen = [corpus.read("train", p) for p in places]
         return _assemble(chosen, [p.epoch for p in places], corpus, c, seed=seed, stream=masking.TRAINING)
 
     return batch
 
 
-def evaluation_batches(corpus: Mixture, c: DataConfig, *, rows: slice, batch_size: int, limit: int) -> list[Batch]:
+def evaluation_batches(corpus: Mixture, c: DataConfig, *, batch_size: int, limit: int) -> list[Batch]:
     """Returns batches over at most `limit` held-out rows, the same ones with the same masks in every run.
 
     They are masked at `eval_mask_rate`. Rows that fill up the last batch have no weight.
@@ -49,7 +49,6 @@ def evaluation_batches(corpus: Mixture, c: DataConfig, *, rows: slice, batch_siz
     for start in range(0, len(places), batch_size):
         chosen: list[Row] = [corpus.read("validation", p) for p in places[start : start + batch_size]]
         chosen += [_EMPTY_ROW] * (batch_size - len(chosen))
-        chosen = chosen[rows]
         batches.append(_assemble(chosen, [0] * len(chosen), corpus, c, seed=0, stream=masking.EVALUATION))
     return batches
 

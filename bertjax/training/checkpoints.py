@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +21,7 @@ import jax.numpy as jnp
 from flax import nnx
 from orbax.checkpoint import v1 as ocp
 
+from bertjax import hosts
 from bertjax.config import CheckpointConfig
 from bertjax.errors import UserError
 from bertjax.training.step import TrainState
@@ -58,6 +58,8 @@ class Checkpoints:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        if error is not None and jax.process_count() > 1:
+            return  # to close is to wait for the other processes, of which one may be gone
         with _explained(self._directory):
             self._checkpointer.close()
 
@@ -107,14 +109,16 @@ class Checkpoints:
         return None
 
     def _set_aside(self, step: int, damage: Damaged) -> None:
-        self._damaged.mkdir(exist_ok=True)
-        shutil.rmtree(self._damaged / str(step), ignore_errors=True)
-        shutil.move(self._directory / str(step), self._damaged / str(step))
+        hosts.wait_for_all(f"checkpoint {step} is not read any more")
+        if hosts.is_first():
+            self._damaged.mkdir(exist_ok=True)
+            shutil.rmtree(self._damaged / str(step), ignore_errors=True)
+            shutil.move(self._directory / str(step), self._damaged / str(step))
+        hosts.wait_for_all(f"checkpoint {step} is moved")
         self._checkpointer.reload()
-        print(
+        hosts.say(
             f"warning: the checkpoint of step {step} is damaged ({damage}); moved to {self._damaged / str(step)},"
-            " going on from the one before",
-            file=sys.stderr,
+            " going on from the one before"
         )
 
 
@@ -127,7 +131,7 @@ def load_params(workdir: str | Path, abstract: nnx.State, *, step: int | None = 
 
     Needs a mesh (`jax.set_mesh`). Raises: UserError if there is none, it is damaged, or it is of another model.
     """
-    directory, steps = Path(workdir).absolute() / "checkpoints", _steps(workdir)
+    directory, steps = Path(workdir).absolute() / "checkpoints", saved_steps(workdir)
     if step is not None and step not in steps:
         raise UserError(f"no checkpoint of step {step} in {directory}; there are {steps}")
     path = directory / str(newest_step(workdir) if step is None else step)
@@ -140,13 +144,14 @@ def load_params(workdir: str | Path, abstract: nnx.State, *, step: int | None = 
 
 def newest_step(workdir: str | Path) -> int:
     """Returns the step of the newest checkpoint. Raises: UserError if there is none."""
-    steps = _steps(workdir)
+    steps = saved_steps(workdir)
     if not steps:
         raise UserError(f"no checkpoint in {Path(workdir).absolute() / 'checkpoints'}; there are []")
     return steps[-1]
 
 
-def _steps(workdir: str | Path) -> list[int]:
+def saved_steps(workdir: str | Path) -> list[int]:
+    """Returns the steps that a workdir has whole checkpoints of, ascending."""
     directory = Path(workdir).absolute() / "checkpoints"
     return sorted(int(p.name) for p in directory.glob("*") if p.name.isdigit()) if directory.is_dir() else []
 
@@ -202,8 +207,15 @@ def _load(
     for name, part in wanted.items():
         _compare(path, part, stored[name])
     targets = {name: {key: _target(x, mesh) for key, x in part.items()} for name, part in wanted.items()}
+    damage = None
+    try:
+        with _damage_told():
+            loaded = ocp.load_checkpointables(path, targets | {RECORD: None})
+    except Damaged as error:
+        damage = error
+    if hosts.anywhere(damage is not None):  # the sums are added up by all processes together
+        raise damage or Damaged("another process cannot read its part")
     with _damage_told():
-        loaded = ocp.load_checkpointables(path, targets | {RECORD: None})
         sums, counters = loaded[RECORD]["checksums"], loaded[RECORD]["counters"]
         arrays = {key: x for name in wanted for key, x in loaded[name].items()}
         for key, value in jax.device_get(_checksums(arrays)).items():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,8 +12,10 @@ from typing import Any
 
 import jax
 
+from bertjax import hosts
 from bertjax.config import TaskTrainConfig, TrainConfig
 from bertjax.errors import UserError
+from bertjax.training.checkpoints import saved_steps
 
 PROGRESS_EVERY = 5.0  # seconds between progress lines
 TIMING = ("seconds", "tokens_per_second", "mfu")  # the figures that another run of the same config does not repeat
@@ -67,10 +68,8 @@ class MetricsLog:
         self._c, self._steps, self._resumed_at = c, steps, resumed_at
         self._peak = peak_flops()
         self._pending: tuple[int, dict[str, Any], dict[str, jax.Array]] | None = None
-        self._path = workdir / "metrics.jsonl"
-        _drop_after(self._path, resumed_at)
-        self._file = self._path.open("a", encoding="utf-8")
-        self._sinks = _sinks(workdir, c)
+        self._workdir = workdir
+        self._sinks = _sinks(workdir, c, resumed_at) if hosts.is_first() else []
         self._started = time.perf_counter() - self.seconds
         self._last_read = time.perf_counter()
         self._last_progress = -math.inf
@@ -82,7 +81,6 @@ class MetricsLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._file.close()
         for sink in self._sinks:
             sink.close()
 
@@ -100,8 +98,9 @@ class MetricsLog:
         figures = {name: x.item() for name, x in jax.device_get(on_device).items()}
         if not math.isfinite(figures["loss"]) or not math.isfinite(figures["grad_norm"]):
             raise Diverged(
-                f"step {step}: loss is {figures['loss']}, the gradients' norm {figures['grad_norm']}; nothing of this"
-                " step is saved. Running again would only repeat it: lower optimizer.peak_lr or lengthen the warm-up"
+                f"step {step}: loss is {figures['loss']}, the gradients' norm {figures['grad_norm']}; the last good"
+                f" checkpoint is {self._last_good()}. Running again would only repeat it: lower optimizer.peak_lr or"
+                " lengthen the warm-up"
             )
         now = time.perf_counter()
         tokens = figures.pop("tokens")
@@ -129,7 +128,7 @@ class MetricsLog:
         prefixed = {f"eval_{name}": value for name, value in figures.items()}
         self._write({"step": step, **more, **prefixed, "seconds": round(self.seconds, 3)})
         shown = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
-        print(f"step {step:>7}  held out: {shown}", file=sys.stderr, flush=True)
+        hosts.say(f"step {step:>7}  held out: {shown}")
         self._last_read = time.perf_counter()  # the evaluation's time is not the next step's
 
     def counters(self) -> dict[str, float]:
@@ -141,9 +140,11 @@ class MetricsLog:
             return {}
         return {"mfu": round(tokens_per_second * self.flops_per_token / self._peak, 4)}
 
+    def _last_good(self) -> str:
+        steps = saved_steps(self._workdir)
+        return f"that of step {steps[-1]}" if steps else "none"
+
     def _write(self, line: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
         for sink in self._sinks:
             sink.write(line)
 
@@ -160,7 +161,7 @@ class MetricsLog:
         left = (self._steps - line["step"]) * seconds / max(1, since["steps"])
         first = line["step"] == self._resumed_at + 1  # its time is the compilation's
         parts.append("compiled" if first else f"{_clock(left)} left")
-        print(f"step {line['step']:>7}/{self._steps}  {'  '.join(parts)}", file=sys.stderr, flush=True)
+        hosts.say(f"step {line['step']:>7}/{self._steps}  {'  '.join(parts)}")
 
 
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:
@@ -203,13 +204,30 @@ def _drop_after(path: Path, step: int) -> None:
     temporary.replace(path)
 
 
-def _sinks(workdir: Path, c: TrainConfig | TaskTrainConfig) -> list[Any]:
-    sinks: list[Any] = []
+def _sinks(workdir: Path, c: TrainConfig | TaskTrainConfig, resumed_at: int) -> list[Any]:
+    sinks: list[Any] = [JsonLinesSink(workdir / "metrics.jsonl", resumed_at)]
     if c.tensorboard:
         sinks.append(TensorBoardSink(workdir))
     if c.wandb_project is not None:
         sinks.append(WandbSink(workdir, c.wandb_project))
     return sinks
+
+
+class JsonLinesSink:
+    """Writes a line of JSON for each step and evaluation."""
+
+    def __init__(self, path: Path, resumed_at: int):
+        _drop_after(path, resumed_at)
+        self._file = path.open("a", encoding="utf-8")
+
+    def write(self, line: Mapping[str, Any]) -> None:
+        """Writes the line, to be seen at once."""
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
 
 
 class TensorBoardSink:

@@ -7,6 +7,10 @@ import sys
 import threading
 from types import FrameType, TracebackType
 
+import jax
+
+from bertjax import hosts
+
 
 class StopRequest:
     """While entered, remembers the first SIGINT or SIGTERM in `signum`; a second one acts as it did before.
@@ -17,6 +21,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.signum: int | None = None
+        self._asked: jax.Array | None = None
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> StopRequest:
@@ -33,6 +38,19 @@ class StopRequest:
     def requested(self) -> bool:
         """Whether a signal has come."""
         return self.signum is not None
+
+    def agreed(self) -> bool:
+        """Whether any process was asked to leave: the same answer in all, which ask once a step. Needs a mesh.
+
+        With several processes it is the answer of the step before, so that none waits for the others here.
+        """
+        if jax.process_count() == 1:
+            return self.requested
+        asked, self._asked = self._asked, hosts.largest(self.signum or 0)
+        if asked is None or not int(asked):
+            return False
+        self.signum = int(asked)
+        return True
 
     def leave_if_requested(self) -> None:
         """Raises KeyboardInterrupt after SIGINT, SystemExit with 128 + 15 after SIGTERM."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
@@ -139,10 +140,23 @@ def total(parts: list[Sums]) -> dict[str, float]:
     return means
 
 
-def to_mesh(batch: Mapping[str, np.ndarray], mesh: jax.sharding.Mesh) -> dict[str, jax.Array]:
-    """Returns global arrays made of this host's rows, the batch cut over the mesh."""
+def to_mesh(
+    batch: Mapping[str, np.ndarray], mesh: jax.sharding.Mesh, *, held: sharding.HeldRows | None = None
+) -> dict[str, jax.Array]:
+    """Returns global arrays, cut over the mesh, made of the rows of a batch that are `held` here, by default all."""
     cut = jax.NamedSharding(mesh, sharding.ACT_B)
-    return {name: jax.make_array_from_process_local_data(cut, x) for name, x in batch.items()}
+
+    def global_array(x: np.ndarray) -> jax.Array:
+        rows = sharding.HeldRows(len(x), range(len(x))) if held is None else held
+
+        def part(index: tuple[slice, ...] | None) -> np.ndarray:
+            first, end, _ = (index or (slice(None),))[0].indices(rows.batch_size)
+            place = bisect.bisect_left(rows.numbers, first)
+            return x[place : place + end - first]
+
+        return jax.make_array_from_callback((rows.batch_size, *x.shape[1:]), cut, part)
+
+    return {name: global_array(x) for name, x in batch.items()}
 
 
 def _cut(x: jax.Array, parts: int) -> jax.Array:

@@ -102,7 +102,7 @@ def test_batches_have_new_masks(tmp_path: Path, records: Path) -> None:
     c = DataConfig(path=str(tmp_path / "out"), seq_len=SEQ_LEN)
     corpus = open_mixture(c)
     size = corpus.rows("train")
-    batches = training_batches(corpus, c, rows=slice(0, size), batch_size=size, seed=0)
+    batches = training_batches(corpus, c, rows=range(size), batch_size=size, seed=0)
     first, second = batches(0), batches(1)  # an epoch each
     assert first["labels"][first["weights"] > 0].min() > MASK
     assert not np.array_equal(np.sort(first["predict"], axis=0), np.sort(second["predict"], axis=0))

@@ -128,7 +128,7 @@ def test_held_out_rows_and_counts_have_the_shares_of_training(paths: tuple[str, 
 def test_a_batch_has_rows_of_all_and_room_for_the_most_pairs(paths: tuple[str, ...]) -> None:
     c = make_config(paths, 1, 1, 2)
     mixture = open_mixture(c)
-    batch_of = training_batches(mixture, c, rows=slice(0, 8), batch_size=8, seed=3)
+    batch_of = training_batches(mixture, c, rows=range(8), batch_size=8, seed=3)
     batch, place = batch_of(5), mixture.training_order(seed=3)
     assert batch["cls"].shape == (8, 3)
     for b, n in enumerate(range(40, 48)):

@@ -27,8 +27,8 @@ def maker(c: ModelConfig) -> Callable[[nnx.Rngs], BertForPretraining]:
     return lambda rngs: BertForPretraining(c, rngs=rngs)
 
 
-def mesh_of(*sizes: int) -> jax.sharding.Mesh:
-    return sharding.make_mesh(MeshConfig(*sizes), jax.devices()[: int(np.prod(sizes))])
+def mesh_of(data: int, fsdp: int, model: int) -> jax.sharding.Mesh:
+    return sharding.make_mesh(MeshConfig(data, fsdp, model), jax.devices()[: data * fsdp * model])
 
 
 def save(workdir: Path, c: ModelConfig, steps: tuple[int, ...], keep: int = 3) -> list[np.ndarray]:

@@ -1,0 +1,127 @@
+"""Several processes: the run of one process, whichever of them is asked to leave, lost, or started differently."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pprint
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import pytest
+
+import train
+from bertjax.config import Config, MeshConfig
+from bertjax.training.metrics import TIMING, read_metrics
+from tests.test_train import ROOT, wait_for_step
+
+DEVICES = 8  # of all processes together
+
+
+class Processes:
+    """The processes of a run, started on this machine with their share of eight devices; left ones are killed."""
+
+    def __init__(self, config: Config, workdir: Path, count: int, **flags_of_last: str):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        file = workdir.with_suffix(".py")
+        file.write_text(f"from bertjax.config import *\n\n\ndef get_config():\n    return {pprint.pformat(config)}\n")
+        environment = os.environ | {
+            "JAX_NUM_CPU_DEVICES": str(DEVICES // count),
+            "JAX_PLATFORMS": "cpu",
+            "BERTJAX_CACHE": str(workdir.parent / "cache"),
+        }
+        command = [sys.executable, "train.py", f"--config={file}", f"--workdir={workdir}"]
+        command += [f"--mesh.coordinator=127.0.0.1:{port}", f"--mesh.processes={count}", "--mesh.heartbeat_seconds=10"]
+        self.all = []
+        for number in range(count):
+            more = flags_of_last if number == count - 1 else {}
+            own = [f"--mesh.process={number}", *(f"--{name}={value}" for name, value in more.items())]
+            self.all.append(
+                subprocess.Popen([*command, *own], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+            )
+
+    def __enter__(self) -> Processes:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self.all:
+            process.kill()
+            process.communicate()
+
+    def ends(self) -> list[tuple[int, str]]:
+        """Returns exit code and standard error of each."""
+        said = [process.communicate(timeout=120)[1] for process in self.all]
+        return [(process.returncode, text) for process, text in zip(self.all, said, strict=True)]
+
+
+def assert_same_curve(workdir: Path, other: Path) -> None:
+    ours, theirs = (list(_figures(folder)) for folder in (workdir, other))
+    assert [line["step"] for line in ours] == [line["step"] for line in theirs]
+    for mine, yours in zip(ours, theirs, strict=True):
+        assert mine == pytest.approx(yours, rel=1e-5)
+
+
+def _figures(workdir: Path) -> Iterator[dict[str, float]]:
+    for line in read_metrics(workdir):
+        yield {name: x for name, x in line.items() if name not in TIMING and name != "grad_norm"}
+
+
+def test_four_processes_make_the_run_of_one_and_the_first_speaks(
+    finished: Path, config: Config, tmp_path: Path
+) -> None:
+    workdir = tmp_path / "run"
+    with Processes(config, workdir, 4) as processes:
+        ends = processes.ends()
+    assert [code for code, _ in ends] == [0] * 4, ends
+    assert_same_curve(workdir, finished)
+    assert "the report is" in ends[0][1]
+    assert "step" not in "".join(said for _, said in ends[1:])
+    assert (workdir / "report.html").exists()
+
+
+def test_the_others_leave_when_one_is_lost_and_one_process_goes_on(
+    finished: Path, config: Config, tmp_path: Path
+) -> None:
+    workdir = tmp_path / "run"
+    with Processes(config, workdir, 2) as processes:
+        first, second = processes.all
+        wait_for_step(first, workdir, 13)
+        second.kill()
+        code, said = processes.ends()[0]
+    assert code == 134
+    assert "process 0: error: another process of the run is gone" in said
+    assert "Traceback" not in said
+    train.run(config, workdir)
+    assert_same_curve(workdir, finished)
+
+
+def test_all_save_and_leave_when_one_is_asked_and_another_mesh_goes_on(
+    finished: Path, config: Config, tmp_path: Path
+) -> None:
+    workdir = tmp_path / "run"
+    seldom = dataclasses.replace(config, checkpoint=dataclasses.replace(config.checkpoint, save_every=99))
+    with Processes(seldom, workdir, 2) as processes:
+        wait_for_step(processes.all[0], workdir, 3)
+        processes.all[1].send_signal(signal.SIGTERM)
+        ends = processes.ends()
+    assert [code for code, _ in ends] == [128 + signal.SIGTERM] * 2, ends
+    steps = [line["step"] for line in read_metrics(workdir) if "loss" in line]
+    assert [p.name for p in (workdir / "checkpoints").iterdir() if p.name.isdigit()] == [str(steps[-1])]
+    train.run(dataclasses.replace(config, mesh=MeshConfig(2, 2, 2)), workdir)
+    assert_same_curve(workdir, finished)
+
+
+def test_a_process_with_another_config_is_named_by_all(config: Config, tmp_path: Path) -> None:
+    with Processes(config, tmp_path / "run", 2, **{"train.seed": "1"}) as processes:
+        ends = processes.ends()
+    for number, (code, said) in enumerate(ends):
+        assert code == 1
+        assert said.startswith(f"process {number}: error: process 1 has another train.seed than process 0; start all")
+    assert jax.process_count() == 1
