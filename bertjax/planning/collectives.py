@@ -6,7 +6,7 @@ import collections
 import dataclasses
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -63,8 +63,7 @@ def read_collectives(
     """
     entry, computations = _computations(hlo)
     found: dict[tuple[str, tuple[str, ...], int, int], list[tuple[int, int]]] = collections.defaultdict(list)
-    for times, operation in _walk(entry, 1, computations):
-        kind = operation.name.removesuffix("-start")
+    for times, kind, operation in _once(_walk(entry, 1, computations)):
         members = _members(operation.rest, math.prod(mesh_shape.values()))
         if len(members) > 1:
             slices = len({slice_of[m] for m in members}) if slice_of else 1
@@ -89,16 +88,31 @@ def _computations(hlo: str) -> tuple[str, dict[str, list[Operation]]]:
     return entry, computations
 
 
-def _walk(computation: str, times: int, computations: Mapping[str, list[Operation]]) -> Iterator[tuple[int, Operation]]:
-    """Yields how often it runs and the operation, of all collectives that this computation comes to."""
+def _walk(
+    computation: str, times: int, computations: Mapping[str, list[Operation]]
+) -> Iterator[tuple[int, str, Operation]]:
+    """Yields (how often it runs, its kind, itself) of all collectives that this computation comes to."""
     for operation in computations[computation]:
-        if operation.name.removesuffix("-start") in KINDS:
-            yield times, operation
+        kind = operation.name.removesuffix("-start")
+        if kind in KINDS:
+            # A TPU's reduce-scatter is a kernel that XLA describes as an all-reduce of which each takes its part.
+            yield times, "reduce-scatter" if computation.startswith("all-reduce-scatter") else kind, operation
             continue  # what it calls adds two numbers
         for called in re.findall(r"[\w.-]+", " ".join(_CALLED.findall(operation.rest))):
             inner = list(_walk(called, times, computations))
             trips = _trips(operation.rest, computations) if inner and operation.name == "while" else 1
-            yield from ((trips * count, one) for count, one in inner)
+            yield from ((trips * count, kind, one) for count, kind, one in inner)
+
+
+def _once(found: Iterable[tuple[int, str, Operation]]) -> Iterator[tuple[int, str, Operation]]:
+    """Yields each but once: XLA repeats one in all the computations that run while it is under way."""
+    channels: set[str] = set()
+    for times, kind, operation in found:
+        channel = re.search(r"channel_id=(\d+)", operation.rest)
+        if channel is None or channel[1] not in channels:
+            yield times, kind, operation
+        if channel is not None:
+            channels.add(channel[1])
 
 
 def _trips(loop: str, computations: Mapping[str, list[Operation]]) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import math
 import os
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from jax.experimental import topologies
@@ -76,5 +76,7 @@ def devices(topology: Topology) -> list[jax.Device]:
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     jax.config.update("jax_platforms", "cpu")
-    several = {"num_slices": topology.slices} if topology.slices > 1 else {}
-    return list(topologies.get_topology_desc(platform="tpu", topology_name=topology.name, **several).devices)
+    how: dict[str, Any] = {"num_slices": topology.slices} if topology.slices > 1 else {}
+    if topology.chips == topology.slices:
+        how["chips_per_host_bounds"] = [1, 1, 1]  # by default a host has four
+    return list(topologies.get_topology_desc(platform="tpu", topology_name=topology.name, **how).devices)
