@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -191,6 +192,8 @@ class Plan:
     """Of the corpus, as it is prepared: makes room for predictions."""
     next_sentence: bool = True
     """Whether the corpus has pairs."""
+    largest_batch: bool = False
+    """Also search for the largest batch that fits; compiles up to five times more."""
     json: bool = False
     """Print an object for machines."""
     config: Annotated[
@@ -200,11 +203,24 @@ class Plan:
 
     def run(self) -> None:
         """Compiles, and says what came of it; exit code 1 if it does not fit."""
-        from bertjax.planning import hardware, page, plan
+        from bertjax.planning import hardware, page, plan, search
 
         topology = hardware.find_topology(self.topology, self.slices)
-        made = plan.make_plan(self.config, topology, pairs_per_row=self.pairs_per_row, next_sentence=self.next_sentence)
-        print(json.dumps(plan.as_json(made)) if self.json else "\n".join(page.lines(made)))
+        make_plan = functools.partial(
+            plan.make_plan,
+            topology=topology,
+            devices=hardware.devices(topology),
+            pairs_per_row=self.pairs_per_row,
+            next_sentence=self.next_sentence,
+        )
+        made = make_plan(self.config)
+        remedies = [] if made.fits else search.remedies(made, make_plan)
+        largest = search.largest_batch(made, make_plan) if self.largest_batch else None
+        if self.json:
+            more = {"remedies": [remedy._asdict() for remedy in remedies]}
+            print(json.dumps(plan.as_json(made) | more | {"largest_batch": largest and largest._asdict()}))
+        else:
+            print("\n".join(page.lines(made, remedies, largest)))
         if not made.fits:
             sys.exit(1)
 

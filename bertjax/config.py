@@ -16,6 +16,9 @@ T = TypeVar("T")
 Pooling = Literal["cls", "mean", "weighted", "layers"]
 """A text's vector: the pooler's over [CLS], the mean of the last hidden states, their mean by learned weights."""
 
+Remat = Literal["none", "products", "block"]
+"""Which of a block's values are computed again for the backward pass."""
+
 Prng = Literal["threefry2x32", "rbg", "unsafe_rbg"]
 """JAX's generators. Of threefry2x32 every mesh draws the same numbers, each device only its own."""
 
@@ -88,7 +91,7 @@ class ModelConfig:
     """Rows of the position table before that of the first token; RoBERTa's has 2 that are never used."""
     unroll_layers: bool = free(False)
     """True compiles every block by itself: slower to compile, often faster to run, same result to rounding."""
-    remat: Literal["none", "products", "block"] = free("none")
+    remat: Remat = free("none")
     """What the backward pass computes again to save memory: nothing; all but the products with weights; whole blocks.
     Same result to rounding."""
 
@@ -282,7 +285,7 @@ class CheckpointConfig:
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-    """How many ways the devices are divided; one of the three may be -1: what is left."""
+    """How many ways the devices are divided; one of data, fsdp and model may be -1: what is left."""
 
     data: int = free(-1)
     """Ways the batch is cut, the weights copied."""
@@ -290,6 +293,9 @@ class MeshConfig:
     """Ways the batch is cut and the weights with it."""
     model: int = free(1)
     """Ways heads, feed-forward and vocabulary are cut (tensor parallelism)."""
+    slices: int = free(-1)
+    """TPU slices, or nodes of GPUs, that the data-centre network joins; -1 takes what is there, another number insists.
+    `data` is cut over them first."""
     coordinator: str | None = free(None)
     """HOST:PORT of the first of several processes; `auto` lets JAX find it, as on TPU pods. None: what Slurm's srun or
     Open MPI's mpirun say, or else there is one process."""
@@ -304,6 +310,7 @@ class MeshConfig:
         sizes = (self.data, self.fsdp, self.model)
         _check(all(s == -1 or s > 0 for s in sizes), f"mesh (data, fsdp, model) = {sizes}: use sizes above 0, or -1")
         _check(sizes.count(-1) <= 1, f"mesh (data, fsdp, model) = {sizes}: only one of them can be -1")
+        _check(self.slices == -1 or self.slices > 0, f"slices={self.slices}: use a number above 0, or -1")
         _check_positive(heartbeat_seconds=self.heartbeat_seconds)
         address, counts = self.coordinator, (self.processes, self.process)
         named = address not in (None, "auto")

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
@@ -46,7 +47,9 @@ LOGITS_BMV, LOGITS_V = P(BATCH, None, "model"), P("model")
 def make_mesh(c: MeshConfig, devices: list[jax.Device] | None = None) -> jax.sharding.Mesh:
     """Returns the (data, fsdp, model) mesh over `devices`, by default all there are.
 
-    Raises: UserError if the sizes do not multiply out to the number of devices.
+    Where there are several slices, `data` is cut over them first.
+
+    Raises: UserError if the sizes do not multiply out to the number of devices, or the slices are others.
     """
     devices = jax.devices() if devices is None else devices
     sizes = [c.data, c.fsdp, c.model]
@@ -57,7 +60,31 @@ def make_mesh(c: MeshConfig, devices: list[jax.Device] | None = None) -> jax.sha
             f"mesh (data, fsdp, model) = ({c.data}, {c.fsdp}, {c.model}) does not multiply out to the {len(devices)}"
             " devices there are; -1 for one of them fills up"
         )
-    return jax.make_mesh(tuple(sizes), AXES, (AxisType.Explicit,) * 3, devices=devices)
+    slices = len({slice_of(device) for device in devices})
+    if c.slices not in (-1, slices):
+        raise UserError(f"mesh.slices={c.slices}, but the devices are of {slices}; start as many, or leave it at -1")
+    if slices == 1:
+        return jax.make_mesh(tuple(sizes), AXES, (AxisType.Explicit,) * 3, devices=devices)
+    between = ways_between(slices, sizes)
+    within = [size // ways for size, ways in zip(sizes, between, strict=True)]
+    grid = mesh_utils.create_hybrid_device_mesh(within, between, devices)
+    return jax.sharding.Mesh(grid, AXES, (AxisType.Explicit,) * 3)
+
+
+def slice_of(device: jax.Device) -> int:
+    """Returns which slice a device is of: between slices data go over the data-centre network, which is slow."""
+    return int(getattr(device, "slice_index", 0))
+
+
+def ways_between(slices: int, sizes: Sequence[int]) -> tuple[int, int, int]:
+    """Returns how many ways of (data, fsdp, model) lie between slices: of data, then of fsdp, which sends more.
+
+    Raises: UserError if they do not have so many.
+    """
+    data = math.gcd(slices, sizes[0])
+    if sizes[1] % (slices // data):
+        raise UserError(f"mesh.data={sizes[0]} does not divide over {slices} slices; use a multiple of {slices}")
+    return data, slices // data, 1
 
 
 def batch_shards(mesh: jax.sharding.Mesh) -> int:

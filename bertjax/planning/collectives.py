@@ -6,7 +6,7 @@ import collections
 import dataclasses
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -54,20 +54,18 @@ class Operation(NamedTuple):
     rest: str
 
 
-def read_collectives(
-    hlo: str, mesh_shape: Mapping[str, int], slice_of: Mapping[int, int] | None = None
-) -> list[Collective]:
+def read_collectives(hlo: str, mesh_shape: Mapping[str, int], slices: Sequence[int] | None = None) -> list[Collective]:
     """Returns the collectives of a step, those in a loop as often as it runs.
 
-    `mesh_shape` has the axes in their order; `slice_of` the slice of the device at each place of the mesh.
+    `mesh_shape` has the axes in their order; `slices` the slice of the device at each place of the mesh.
     """
     entry, computations = _computations(hlo)
     found: dict[tuple[str, tuple[str, ...], int, int], list[tuple[int, int]]] = collections.defaultdict(list)
     for times, kind, operation in _once(_walk(entry, 1, computations)):
         members = _members(operation.rest, math.prod(mesh_shape.values()))
         if len(members) > 1:
-            slices = len({slice_of[m] for m in members}) if slice_of else 1
-            key = (kind, _axes(members, mesh_shape), len(members), slices)
+            spanned = len({slices[place] for place in members}) if slices else 1
+            key = (kind, _axes(members, mesh_shape), len(members), spanned)
             found[key].append((times, _size(operation, len(members))))
     return [
         Collective(*key, count=sum(times for times, _ in sizes), size=sum(times * size for times, size in sizes))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from bertjax.planning.hardware import GIB
 from bertjax.planning.plan import Bounds, Plan, as_json
+from bertjax.planning.search import LargestBatch, Remedy
 
 MEMORY = {
     "arguments": "weights, optimizer, batch",
@@ -24,7 +25,7 @@ LIMITS = {
 }
 
 
-def lines(p: Plan) -> Iterator[str]:
+def lines(p: Plan, remedies: Sequence[Remedy] = (), largest: LargestBatch | None = None) -> Iterator[str]:
     """Yields the lines of the page."""
     found = as_json(p)
     slices = f"{p.topology.slices} slices of " if p.topology.slices > 1 else ""
@@ -41,6 +42,14 @@ def lines(p: Plan) -> Iterator[str]:
             yield f"  {what:<36}{found['memory'][name] / GIB:>9.2f} GiB"
     if p.fits:
         yield from _what_it_takes(p, found)
+    else:
+        yield ""
+        yield "it does not fit; what a chip needs with one change, each compiled"
+    for remedy in remedies:
+        yield f"  {remedy.change:<36}{remedy.needed / GIB:>9.2f} GiB  {'fits' if remedy.fits else 'too large'}"
+    if largest is not None:
+        yield ""
+        yield f"the largest batch that fits: {_rows(largest.fits)} rows; too large: {_rows(largest.too_large)}"
 
 
 def _what_it_takes(p: Plan, found: dict[str, Any]) -> Iterator[str]:
@@ -66,3 +75,7 @@ def _what_it_takes(p: Plan, found: dict[str, Any]) -> Iterator[str]:
         f"  {format(found['steps'], ',') + ' steps':<41}{days[0]:>9.3g} to {days[1]:.3g} days,"
         f" {hours[0]:,.0f} to {hours[1]:,.0f} chip-hours"
     )
+
+
+def _rows(number: int | None) -> str:
+    return "none that was tried" if number is None else str(number)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +12,6 @@ from bertjax import sharding
 from bertjax.config import Config, ModelConfig
 from bertjax.data.batches import full_batch
 from bertjax.model.encoder import check_mesh
-from bertjax.planning import hardware
 from bertjax.planning.collectives import Collective, read_collectives
 from bertjax.planning.compilation import Compiled, TooLarge, compile_step
 from bertjax.planning.hardware import Topology
@@ -63,30 +63,37 @@ class Plan(NamedTuple):
         return isinstance(self.compiled, Compiled)
 
 
-def make_plan(c: Config, topology: Topology, *, pairs_per_row: int = 1, next_sentence: bool = True) -> Plan:
-    """Returns what the train step comes to on the pod: it is compiled for it.
+def make_plan(
+    c: Config,
+    topology: Topology,
+    devices: Sequence[jax.Device],
+    *,
+    pairs_per_row: int = 1,
+    next_sentence: bool = True,
+) -> Plan:
+    """Returns what the train step comes to on the pod, whose `devices` it is compiled for.
 
     Raises: UserError where train.py would refuse the config on such devices.
     """
     c = with_vocabulary(c)
-    devices = hardware.devices(topology)
-    mesh = sharding.make_mesh(c.mesh, devices)
+    mesh = sharding.make_mesh(c.mesh, list(devices))
     sharding.check_batch(c.train.batch_size, mesh, microbatches=c.train.microbatches)
     check_mesh(c.model, mesh)
     compiled = compile_step(c, mesh, pairs_per_row=pairs_per_row, next_sentence=next_sentence)
-    sent = read_collectives(compiled.hlo, mesh.shape, slices_of(mesh)) if isinstance(compiled, Compiled) else []
+    slices = [sharding.slice_of(device) for device in mesh.devices.flat]
+    sent = read_collectives(compiled.hlo, mesh.shape, slices) if isinstance(compiled, Compiled) else []
     return Plan(c, topology, dict(mesh.shape), pairs_per_row, compiled, sent)
+
+
+def needed(p: Plan) -> int:
+    """Returns the bytes that a chip needs."""
+    return p.compiled.memory.needed if isinstance(p.compiled, Compiled) else p.compiled.needed
 
 
 def with_vocabulary(c: Config) -> Config:
     """Returns the config with a vocabulary of BERT's size, if it has none of its own."""
     model = dataclasses.replace(c.model, vocab_size=c.model.vocab_size or VOCABULARY)
     return dataclasses.replace(c, model=model)
-
-
-def slices_of(mesh: jax.sharding.Mesh) -> dict[int, int]:
-    """Returns the slice of the device at each place of the mesh; all are of one where the devices do not say."""
-    return {place: getattr(device, "slice_index", 0) for place, device in enumerate(mesh.devices.flat)}
 
 
 def step_flops(p: Plan) -> Flops:
@@ -130,13 +137,12 @@ def as_json(p: Plan) -> dict[str, Any]:
         "measured": False,
         "compile_seconds": p.compiled.seconds,
         "fits": p.fits,
-        "memory": {"available": topology.chip.memory},
+        "memory": {"needed": needed(p), "available": topology.chip.memory},
         "flops_per_step": sum(step_flops(p)),
     }
     if isinstance(p.compiled, TooLarge):
-        found["memory"] |= {"needed": p.compiled.needed}
         return found
-    found["memory"] |= p.compiled.memory._asdict() | {"needed": p.compiled.memory.needed}
+    found["memory"] |= p.compiled.memory._asdict()
     found["collectives"] = [
         dataclasses.asdict(one) | {"within": one.within, "between": one.between} for one in p.collectives
     ]
