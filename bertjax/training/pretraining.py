@@ -1,0 +1,45 @@
+"""What a pretraining run computes: train.py runs it, `bertjax plan` compiles it for devices that are not there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import optax
+from flax import nnx
+
+from bertjax.config import Config
+from bertjax.model.pretraining import BertForPretraining
+from bertjax.training import optimizers, step
+from bertjax.training.losses import Sums, masked_lm_loss, pretraining_loss
+
+
+class Pretraining(NamedTuple):
+    """The functions of a run; all are called under `jax.set_mesh`."""
+
+    make_model: step.MakeModel
+    optimizer: optax.GradientTransformation
+    train_step: step.TrainStep
+    eval_step: Callable[[nnx.State, step.Batch], Sums]
+
+
+def make_pretraining(c: Config, *, next_sentence: bool) -> Pretraining:
+    """Returns what a run of this config computes; without `next_sentence` the masked-LM loss is all of it."""
+
+    def make_model(rngs: nnx.Rngs) -> BertForPretraining:
+        return BertForPretraining(c.model, rngs=rngs)
+
+    loss = pretraining_loss if next_sentence else masked_lm_loss
+    optimizer = optimizers.make_optimizer(c.optimizer, c.train.steps)
+    train_step = step.make_train_step(
+        make_model,
+        loss,
+        optimizer,
+        optimizers.learning_rate(c.optimizer, c.train.steps),
+        seed=c.train.seed,
+        precision=c.train.precision,
+        microbatches=c.train.microbatches,
+        prng=c.train.prng,
+    )
+    eval_step = step.make_forward(make_model, lambda model, batch: loss(model, batch, None)[1], c.train.precision)
+    return Pretraining(make_model, optimizer, train_step, eval_step)
