@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 from flax import nnx
@@ -19,7 +21,7 @@ from flax import nnx
 from bertjax import backend, command_line, hosts, pretrained, report, runs, sharding
 from bertjax.config import Config
 from bertjax.data import batches as data
-from bertjax.data.mixture import Mixture, open_mixture
+from bertjax.data.mixture import Mixture, check_together, open_mixture
 from bertjax.errors import UserError, reported
 from bertjax.interop.extension import check_extends, extend
 from bertjax.model.encoder import check_mesh
@@ -31,6 +33,17 @@ from bertjax.training.pretraining import make_pretraining
 from bertjax.training.signals import StopRequest
 
 
+class Phase(NamedTuple):
+    """A part of the run; most runs have one."""
+
+    steps: range
+    """Counted from 0."""
+    config: Config
+    corpus: Mixture
+    seed: int
+    """Of the order of the rows and of the masks."""
+
+
 def run(c: Config, workdir: str | Path) -> dict[str, float]:
     """Trains to the last step, from where the workdir stands; returns the last held-out figures.
 
@@ -39,19 +52,14 @@ def run(c: Config, workdir: str | Path) -> dict[str, float]:
     """
     # 1. What there is to compute on, and what to read. Everything that can be wrong is found out before the first step.
     mesh = sharding.make_mesh(c.mesh)
-    sharding.check_batch(c.train.batch_size, mesh, microbatches=c.train.microbatches)
-    corpus = open_mixture(c.data)
-    c = with_vocabulary(with_pretrained_model(c, corpus), corpus)
+    corpora = open_corpora(c)
+    c = with_vocabulary(with_pretrained_model(c, corpora[0]), corpora[0])
     check_mesh(c.model, mesh)
+    phases = make_phases(c, corpora)
+    for phase in phases:
+        part = phase.config.train
+        sharding.check_batch(part.batch_size, mesh, microbatches=part.microbatches)
     workdir = Path(workdir)
-
-    # 2. What a step reads: this process's rows of the global batch, a pure function of the step.
-    held = sharding.held_rows(c.train.batch_size, mesh)
-    batch_of = data.training_batches(
-        corpus, c.data, rows=held.numbers, batch_size=c.train.batch_size, seed=c.train.seed
-    )
-    held_out = data.evaluation_batches(corpus, c.data, batch_size=c.train.batch_size, limit=c.train.eval_rows)
-    baselines = data.unigram_baselines(held_out, corpus.token_counts)
 
     with (
         runs.lock(workdir),
@@ -59,52 +67,92 @@ def run(c: Config, workdir: str | Path) -> dict[str, float]:
         Checkpoints(workdir, c.checkpoint) as checkpoints,
         StopRequest() as stop,
     ):
-        runs.open_workdir(workdir, c, {"corpus": corpus.fingerprint}, corpus.tokenizer)
+        facts = {"corpus": " ".join(corpus.fingerprint for corpus in corpora)}
+        runs.open_workdir(workdir, c, facts, corpora[0].tokenizer)
 
-        # 3. What a step does.
-        make_model, optimizer, train_step, eval_step = make_pretraining(c, next_sentence=corpus.next_sentence)
-
-        def evaluate(params: nnx.State) -> dict[str, float]:
-            means = step.total([eval_step(params, step.to_mesh(batch, mesh)) for batch in held_out])
-            return held_out_figures(means, held_out) | baselines
-
-        # 4. Where it starts: the newest good checkpoint, or weights that are born sharded.
+        # 2. Where it starts: the newest good checkpoint, or weights that are born sharded.
+        make_model, optimizer, _, _ = make_pretraining(c, next_sentence=corpora[0].next_sentence)
         restored = checkpoints.restore(step.abstract_state(make_model, optimizer), mesh)
         state, counters = restored or (
-            step.first_state(first_params(c, corpus, make_model), optimizer),
+            step.first_state(first_params(c, corpora[0], make_model), optimizer),
             {},
         )
         start = int(state.step)
-        say_what_runs(c, corpus, mesh, state, start)
+        say_what_runs(c, phases, mesh, state, start)
 
-        # 5. The loop. Batches are made and sent ahead, figures are read one step late: the device never waits.
+        # 3. What it does, phase by phase.
         with MetricsLog(workdir, c.train, steps=c.train.steps, resumed_at=start, counters=counters) as log:
-            log.flops_per_token = flops_per_token(c.model, corpus.tokenizer.vocab_size, batch_of(0))
-            steps = range(start, c.train.steps)
-            coming = data.prefetched(
-                lambda s: step.to_mesh(batch_of(s), mesh, held=held),
-                steps,
-                threads=c.data.threads,
-                ahead=c.data.prefetch,
-            )
-            for done, batch in zip(range(start + 1, c.train.steps + 1), coming, strict=True):
-                state, figures = train_step(state, batch)
-                log.train(done, figures)
-                last, leaving = done == c.train.steps, stop.agreed()
-                if done % c.train.eval_every == 0 or last:
-                    log.evaluation(done, evaluate(state.params))
-                if done % c.checkpoint.save_every == 0 or last or leaving:
-                    log.flush()  # the step's loss is read, and finite, before it is kept
-                    checkpoints.save(state, done, log.counters())
-                if leaving:
-                    break
+            for phase in phases:
+                if start < phase.steps.stop:
+                    state, leaving = train(phase, max(start, phase.steps.start), state, mesh, checkpoints, log, stop)
+                    if leaving:
+                        break
 
-    # 6. What it came to.
+    # 4. What it came to.
     stop.leave_if_requested()
     if hosts.is_first():
         hosts.say(f"the report is {report.write_report(workdir)}")
     hosts.wait_for_all("the report is written")
     return last_evaluation(workdir)
+
+
+def train(
+    phase: Phase,
+    start: int,
+    state: step.TrainState,
+    mesh: jax.sharding.Mesh,
+    checkpoints: Checkpoints,
+    log: MetricsLog,
+    stop: StopRequest,
+) -> tuple[step.TrainState, bool]:
+    """Trains from step `start` to the end of a phase; returns the state, and whether to leave before that."""
+    steps, c, corpus, seed = phase
+
+    # What a step reads: this process's rows of the global batch, a pure function of the step.
+    held = sharding.held_rows(c.train.batch_size, mesh)
+    batch_of = data.training_batches(corpus, c.data, rows=held.numbers, batch_size=c.train.batch_size, seed=seed)
+    held_out = data.evaluation_batches(corpus, c.data, batch_size=c.train.batch_size, limit=c.train.eval_rows)
+    baselines = data.unigram_baselines(held_out, corpus.token_counts)
+    log.flops_per_token = flops_per_token(c.model, corpus.tokenizer.vocab_size, batch_of(0))
+
+    # What a step does.
+    _, _, train_step, eval_step = make_pretraining(c, next_sentence=corpus.next_sentence)
+
+    def send(s: int) -> step.Batch:
+        return step.to_mesh(batch_of(s - steps.start), mesh, held=held)
+
+    def evaluate(params: nnx.State) -> dict[str, float]:
+        means = step.total([eval_step(params, step.to_mesh(batch, mesh)) for batch in held_out])
+        return held_out_figures(means, held_out) | baselines
+
+    # The loop. Batches are made and sent ahead, figures are read one step late: the device never waits.
+    coming = data.prefetched(send, range(start, steps.stop), threads=c.data.threads, ahead=c.data.prefetch)
+    for done, batch in zip(range(start + 1, steps.stop + 1), coming, strict=True):
+        state, figures = train_step(state, batch)
+        log.train(done, figures)
+        last, leaving = done == steps.stop, stop.agreed()
+        if done % c.train.eval_every == 0 or last:
+            log.evaluation(done, evaluate(state.params))
+        if done % c.checkpoint.save_every == 0 or last or leaving:
+            log.flush()  # the step's loss is read, and finite, before it is kept
+            checkpoints.save(state, done, log.counters())
+        if leaving:
+            return state, True
+    return state, False
+
+
+def open_corpora(c: Config) -> list[Mixture]:
+    """Returns what each phase reads. Raises: UserError if they do not go together."""
+    corpora = [open_mixture(own.data) for _, own in c.by_phase()]
+    for corpus in corpora[1:]:
+        check_together(corpora[0].corpora[0], corpus.corpora[0])
+    return corpora
+
+
+def make_phases(c: Config, corpora: Sequence[Mixture]) -> list[Phase]:
+    """Returns the phases of a config; each has an order of rows and masks of its own, the first that of the seed."""
+    parts = enumerate(zip(c.by_phase(), corpora, strict=True))
+    return [Phase(*part, corpus, data.seed_of_phase(c.train.seed, number)) for number, (part, corpus) in parts]
 
 
 def with_pretrained_model(c: Config, corpus: Mixture) -> Config:
@@ -166,15 +214,21 @@ def held_out_figures(means: dict[str, float], held_out: list[data.Batch]) -> dic
     return figures
 
 
-def say_what_runs(c: Config, corpus: Mixture, mesh: jax.sharding.Mesh, state: step.TrainState, start: int) -> None:
+def say_what_runs(
+    c: Config, phases: Sequence[Phase], mesh: jax.sharding.Mesh, state: step.TrainState, start: int
+) -> None:
     """Prints the first log line: where, what, how much."""
     device = mesh.devices.flat[0]
     parameters = sum(x.size for x in jax.tree.leaves(state.params))
+    rows = ", then ".join(
+        f"{phase.corpus.rows('train')} training and {phase.corpus.rows('validation')} held-out rows of"
+        f" {phase.config.data.seq_len}" + (f" from step {phase.steps.start}" if phase.steps.start else "")
+        for phase in phases
+    )
     dropout = "" if c.train.prng == "threefry2x32" else f"; dropout by {c.train.prng}, other on every mesh"
     hosts.say(
         f"{mesh.size} x {device.device_kind}, mesh {dict(mesh.shape)}, {c.train.precision}; {parameters / 1e6:.1f} M"
-        f" parameters; {corpus.rows('train')} training and {corpus.rows('validation')} held-out rows of"
-        f" {c.data.seq_len}; "
+        f" parameters; {rows}; "
         + (f"going on from step {start} of {c.train.steps}" if start else f"{c.train.steps} steps")
         + dropout
     )

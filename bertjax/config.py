@@ -8,6 +8,7 @@ resumed; a change to any other would bend the curve and is refused.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from typing import Any, Literal, TypeVar
 
@@ -15,9 +16,6 @@ T = TypeVar("T")
 
 Pooling = Literal["cls", "mean", "weighted", "layers"]
 """A text's vector: the pooler's over [CLS], the mean of the last hidden states, their mean by learned weights."""
-
-Remat = Literal["none", "products", "block"]
-"""Which of a block's values are computed again for the backward pass."""
 
 Prng = Literal["threefry2x32", "rbg", "unsafe_rbg"]
 """JAX's generators. Of threefry2x32 every mesh draws the same numbers, each device only its own."""
@@ -91,7 +89,7 @@ class ModelConfig:
     """Rows of the position table before that of the first token; RoBERTa's has 2 that are never used."""
     unroll_layers: bool = free(False)
     """True compiles every block by itself: slower to compile, often faster to run, same result to rounding."""
-    remat: Remat = free("none")
+    remat: Literal["none", "products", "block"] = free("none")
     """What the backward pass computes again to save memory: nothing; all but the products with weights; whole blocks.
     Same result to rounding."""
 
@@ -327,6 +325,23 @@ class MeshConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class Phase:
+    """A later part of a run, on other rows: longer ones, as in Devlin et al. 2019, or of another corpus."""
+
+    steps: int
+    """How many, the last ones of `train.steps`, or those before the next phase."""
+    batch_size: int
+    """Rows of a step, over all devices (B)."""
+    data: DataConfig
+    """What is read and how it is masked."""
+    microbatches: int = free(1)
+    """Parts of a batch that are computed one after the other."""
+
+    def __post_init__(self) -> None:
+        _check_positive(steps=self.steps, batch_size=self.batch_size, microbatches=self.microbatches)
+
+
+@dataclasses.dataclass(frozen=True)
 class Config:
     """A pretraining run."""
 
@@ -336,17 +351,32 @@ class Config:
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
     checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+    phases: tuple[Phase, ...] = ()
+    """What comes after `data` and `train.batch_size`, the model and the optimizer carried over; most runs have none."""
 
     def __post_init__(self) -> None:
+        longest = max(data.seq_len for data in (self.data, *(phase.data for phase in self.phases)))
         _check(
-            self.data.seq_len <= self.model.max_positions,
-            f"data.seq_len={self.data.seq_len} is more than model.max_positions={self.model.max_positions}",
+            longest <= self.model.max_positions,
+            f"data.seq_len={longest} is more than model.max_positions={self.model.max_positions}",
         )
+        later = sum(phase.steps for phase in self.phases)
+        _check(later < self.train.steps, f"the {later} steps of phases leave nothing of train.steps={self.train.steps}")
         _check(
             (self.optimizer.warmup_steps or 0) < self.train.steps,
             f"optimizer.warmup_steps={self.optimizer.warmup_steps} leaves nothing of train.steps={self.train.steps};"
             " None takes a tenth",
         )
+
+    def by_phase(self) -> list[tuple[range, Config]]:
+        """Returns the steps of each phase, counted from 0, and the config as it is in that phase."""
+        settings = [self]
+        for phase in self.phases:
+            train = dataclasses.replace(self.train, batch_size=phase.batch_size, microbatches=phase.microbatches)
+            settings.append(dataclasses.replace(self, data=phase.data, train=train))
+        later = [phase.steps for phase in self.phases]
+        ends = [*itertools.accumulate([self.train.steps - sum(later), *later])]
+        return [(range(*cut), c) for cut, c in zip(itertools.pairwise([0, *ends]), settings, strict=True)]
 
 
 @dataclasses.dataclass(frozen=True)

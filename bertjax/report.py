@@ -235,23 +235,13 @@ def _curves(lines: list[Line]) -> Iterator[str]:
 
 def config_section(c: Any, default: Any) -> str:
     """Returns the settings that are not the defaults, and all of them folded away."""
-    rows = {name: (value, value != usual) for name, value, usual in settings(c, default)}
-    changed = "".join(_setting(name, value) for name, (value, differs) in rows.items() if differs)
-    whole = "".join(_setting(name, value) for name, (value, _) in rows.items())
+    usual, rows = (runs.flat(dataclasses.asdict(group)) for group in (default, c))
+    changed = "".join(_setting(name, value) for name, value in rows.items() if value != usual.get(name))
+    whole = "".join(_setting(name, value) for name, value in rows.items())
     return (
         f"<h2>Settings that are not the defaults</h2><table class=code>{changed}</table>"
         f"<details><summary>All settings</summary><table class=code>{whole}</table></details>"
     )
-
-
-def settings(c: Any, default: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Yields the dotted name of each setting, its value and the default."""
-    for field in dataclasses.fields(c):
-        value, usual = getattr(c, field.name), getattr(default, field.name)
-        if dataclasses.is_dataclass(value):
-            yield from settings(value, usual, f"{prefix}{field.name}.")
-        else:
-            yield f"{prefix}{field.name}", value, usual
 
 
 def _setting(name: str, value: Any) -> str:

@@ -6,11 +6,13 @@ import dataclasses
 import json
 import os
 import pprint
+import re
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -19,11 +21,15 @@ from flax import nnx
 
 import train
 from bertjax import runs, sharding
-from bertjax.config import Config, MeshConfig, ModelConfig, OptimizerConfig
+from bertjax.config import Config, MeshConfig, ModelConfig, OptimizerConfig, Phase
+from bertjax.data.prepare import PrepareConfig, prepare
 from bertjax.errors import UserError
 from bertjax.model.pretraining import BertForPretraining
 from bertjax.training.checkpoints import load_params
 from bertjax.training.metrics import TIMING, read_metrics
+from bertjax.training.pretraining import Pretraining, make_pretraining
+from bertjax.training.signals import StopRequest
+from bertjax.training.step import Batch, TrainState
 
 ROOT = Path(__file__).parents[1]
 
@@ -174,3 +180,63 @@ def test_the_config_in_the_workdir_is_json(finished: Path) -> None:
     record = json.loads((finished / "config.json").read_text())
     assert record["config"]["train"]["steps"] == 24
     assert ModelConfig(**record["config"]["model"]).width == 32
+
+
+class StopAfter(StopRequest):
+    """Asks to leave after so many steps, as a signal would."""
+
+    steps = 0
+
+    def agreed(self) -> bool:
+        StopAfter.steps -= 1
+        return StopAfter.steps == 0
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """The ids of each batch that is trained on, in order."""
+    batches: list[bytes] = []
+
+    def recorded(*args: Any, **how: Any) -> Pretraining:
+        made = make_pretraining(*args, **how)
+
+        def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
+            batches.append(np.asarray(batch["ids"]).tobytes())
+            return made.train_step(state, batch)
+
+        return made._replace(train_step=train_step)
+
+    monkeypatch.setattr(train, "make_pretraining", recorded)
+    return batches
+
+
+def test_phases_follow_each_other_and_no_batch_is_seen_twice_or_skipped_wherever_it_stops(
+    config: Config, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seen: list[bytes]
+) -> None:
+    vocab = str(corpus / "tokenizer" / "vocab.txt")
+    longer = PrepareConfig(str(tmp_path / "longer"), vocab=vocab, seq_len=48, validation_share=0.1)
+    prepare(longer, [corpus.parent / "stories.txt"])
+    c = dataclasses.replace(
+        config,
+        model=dataclasses.replace(config.model, max_positions=48),
+        train=dataclasses.replace(config.train, steps=20),
+        phases=(Phase(8, batch_size=8, data=dataclasses.replace(config.data, path=longer.output, seq_len=48)),),
+    )
+    train.run(c, tmp_path / "whole")
+    whole, widths = seen.copy(), [len(ids) for ids in seen]
+    assert widths == [16 * 32 * 4] * 12 + [8 * 48 * 4] * 8
+    assert len(set(whole)) == 20
+    seen.clear()
+    monkeypatch.setattr(train, "StopRequest", StopAfter)
+    for StopAfter.steps in (9, 6, 99):  # in the first phase, in the second, and to the end
+        train.run(c, tmp_path / "stopped")
+    assert seen == whole
+    assert untimed(tmp_path / "stopped") == untimed(tmp_path / "whole")
+    evaluated = [line["step"] for line in read_metrics(tmp_path / "whole") if "eval_loss" in line]
+    assert evaluated == [8, 12, 16, 20]  # the end of a phase is one
+    other = dataclasses.replace(c.phases[0], batch_size=16)
+    with pytest.raises(UserError, match=re.escape("phases.0.batch_size was 8, now 16")):
+        train.run(dataclasses.replace(c, phases=(other,)), tmp_path / "whole")
+    moved = dataclasses.replace(c.phases[0], data=dataclasses.replace(c.phases[0].data, path=f"{longer.output}/."))
+    train.run(dataclasses.replace(c, phases=(moved,)), tmp_path / "whole")  # a corpus may lie elsewhere
+    assert runs.read_config(tmp_path / "whole", Config).phases == (moved,)

@@ -38,6 +38,11 @@ def training_batches(
     return batch
 
 
+def seed_of_phase(seed: int, number: int) -> int:
+    """Returns the seed of a run's phase, counted from 0: the first has the run's, so that one phase is none."""
+    return seed if number == 0 else int(np.random.SeedSequence((seed, number)).generate_state(1)[0])
+
+
 def evaluation_batches(corpus: Mixture, c: DataConfig, *, batch_size: int, limit: int) -> list[Batch]:
     """Returns batches over at most `limit` held-out rows, the same ones with the same masks in every run.
 

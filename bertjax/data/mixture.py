@@ -127,20 +127,24 @@ def open_mixture(c: DataConfig) -> Mixture:
     Raises: UserError if one cannot be read, or they do not go together.
     """
     corpora = tuple(_open(path, c.seq_len) for path in c.paths)
-    first = corpora[0]
     for corpus in corpora[1:]:
-        if corpus.tokenizer.fingerprint != first.tokenizer.fingerprint:
-            raise UserError(
-                f"{first.directory} and {corpus.directory} have different vocabularies; prepare one with the other's:"
-                f" --vocab {first.directory}/tokenizer/vocab.txt"
-            )
-        if corpus.next_sentence != first.next_sentence:
-            without = first if corpus.next_sentence else corpus
-            raise UserError(
-                f"of {first.directory} and {corpus.directory} only {without.directory} has no next-sentence pairs;"
-                " prepare it with them, or the other with --no-nsp"
-            )
+        check_together(corpora[0], corpus)
     return Mixture(corpora, _rows_of(c, corpora))
+
+
+def check_together(first: Corpus, corpus: Corpus) -> None:
+    """Raises UserError unless one model can be trained on both."""
+    if corpus.tokenizer.fingerprint != first.tokenizer.fingerprint:
+        raise UserError(
+            f"{first.directory} and {corpus.directory} have different vocabularies; prepare one with the other's:"
+            f" --vocab {first.directory}/tokenizer/vocab.txt"
+        )
+    if corpus.next_sentence != first.next_sentence:
+        without = first if corpus.next_sentence else corpus
+        raise UserError(
+            f"of {first.directory} and {corpus.directory} only {without.directory} has no next-sentence pairs;"
+            " prepare it with them, or the other with --no-nsp"
+        )
 
 
 def _open(path: str, seq_len: int) -> Corpus:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from bertjax.config import Config, Remat
+from bertjax.config import Config
 from bertjax.errors import UserError
 from bertjax.planning.hardware import GIB
 from bertjax.planning.plan import Plan, needed
@@ -81,7 +81,7 @@ def _candidate(seen: dict[int, Plan], available: float) -> int | None:
 
 def _changes(p: Plan) -> Iterator[tuple[str, Config]]:
     c, slices = p.config, p.topology.slices
-    more: dict[str, tuple[Remat, ...]] = {"none": ("products", "block"), "products": ("block",), "block": ()}
+    more: dict[str, tuple[Any, ...]] = {"none": ("products", "block"), "products": ("block",), "block": ()}
     for remat in more[c.model.remat]:
         yield f"--model.remat={remat}", dataclasses.replace(c, model=dataclasses.replace(c.model, remat=remat))
     parts = c.train.microbatches * 2
