@@ -195,7 +195,7 @@ class Plan:
     largest_batch: bool = False
     """Also search for the largest batch that fits; compiles up to five times more."""
     json: bool = False
-    """Print an object for machines."""
+    """Print an object a line, one for each phase, for machines."""
     config: Annotated[
         Any, tyro.conf.arg(name="", constructor=Config), tyro.conf.configure(tyro.conf.FlagConversionOff)
     ] = dataclasses.field(default_factory=_planned_config)
@@ -213,15 +213,17 @@ class Plan:
             pairs_per_row=self.pairs_per_row,
             next_sentence=self.next_sentence,
         )
-        made = make_plan(self.config)
-        remedies = [] if made.fits else search.remedies(made, make_plan)
-        largest = search.largest_batch(made, make_plan) if self.largest_batch else None
-        if self.json:
-            more = {"remedies": [remedy._asdict() for remedy in remedies]}
-            print(json.dumps(plan.as_json(made) | more | {"largest_batch": largest and largest._asdict()}))
-        else:
-            print("\n".join(page.lines(made, remedies, largest)))
-        if not made.fits:
+        fits = True
+        for steps, phase in self.config.by_phase():
+            made = make_plan(phase, steps=len(steps))
+            remedies = [] if made.fits else search.remedies(made, make_plan)
+            largest = search.largest_batch(made, make_plan) if self.largest_batch else None
+            if self.json:
+                print(json.dumps(page.as_json(made, remedies, largest)), flush=True)
+            else:
+                print("\n".join(page.lines(made, remedies, largest)), flush=True)
+            fits &= made.fits
+        if not fits:
             sys.exit(1)
 
 

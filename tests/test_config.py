@@ -96,6 +96,6 @@ def test_only_what_leaves_the_curve_alone_is_free() -> None:
     free = {f.name for group in GROUPS for f in dataclasses.fields(group) if f.metadata.get("free")}
     assert free == {
         *("unroll_layers", "path", "prefetch", "threads", "eval_every", "eval_rows", "log_every"),
-        *("tensorboard", "wandb_project", "save_every", "keep", "keep_every", "data", "fsdp", "model"),
+        *("tensorboard", "wandb_project", "save_every", "keep", "keep_every", "data", "fsdp", "model", "slices"),
         *("remat", "microbatches", "coordinator", "processes", "process", "heartbeat_seconds"),
     }

@@ -1,7 +1,8 @@
-"""The very step of train.py, compiled for a mesh, and what the compiler says of its memory."""
+"""The very step of train.py, compiled for devices that need not be there: what the compiler says of it."""
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ from jax.errors import JaxRuntimeError
 from bertjax import sharding
 from bertjax.config import Config
 from bertjax.data.batches import full_batch
+from bertjax.planning.collectives import Collective, read_collectives
 from bertjax.training import step
 from bertjax.training.pretraining import make_pretraining
 
@@ -32,41 +34,30 @@ class Memory(NamedTuple):
         return self.arguments + self.temporaries + self.outputs - self.aliased
 
 
-class Compiled(NamedTuple):
-    """A step that fits."""
+class Step(NamedTuple):
+    """What is known of a step."""
 
-    seconds: float
-    memory: Memory
-    hlo: str
-
-
-class TooLarge(NamedTuple):
-    """A step that does not."""
-
-    seconds: float
+    compile_seconds: float | None  # None if it was not compiled, but computed by formulas
     needed: int  # bytes a chip
+    memory: Memory | None = None  # None where the compiler refused for want of it
+    collectives: tuple[Collective, ...] = ()
 
 
-def compile_step(
-    c: Config, mesh: jax.sharding.Mesh, *, pairs_per_row: int = 1, next_sentence: bool = True
-) -> Compiled | TooLarge:
-    """Returns the train step compiled for the mesh, whose devices need not be there."""
+def compile_step(c: Config, mesh: jax.sharding.Mesh, *, pairs_per_row: int = 1, next_sentence: bool = True) -> Step:
+    """Returns what the compiler says of the train step on this mesh."""
     with jax.set_mesh(mesh):
         run = make_pretraining(c, next_sentence=next_sentence)
         state = _placed(step.abstract_state(run.make_model, run.optimizer), mesh)
-        rows = jax.eval_shape(lambda: full_batch(c.data, c.train.batch_size, pairs_per_row))
-        batch = {
-            name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=jax.NamedSharding(mesh, sharding.ACT_B))
-            for name, x in rows.items()
-        }
+        batch = abstract_batch(c, mesh, pairs_per_row)
+        lowered = jax.jit(run.train_step, donate_argnums=0).lower(state, batch)
         started = time.perf_counter()
         try:
-            made: Any = jax.jit(run.train_step, donate_argnums=0).lower(state, batch).compile()
+            made: Any = lowered.compile()
         except JaxRuntimeError as error:
-            needed = memory_asked(str(error))
-            if needed is None:
+            asked = memory_asked(str(error), held_by((state, batch)))
+            if asked is None:
                 raise
-            return TooLarge(time.perf_counter() - started, needed)
+            return Step(time.perf_counter() - started, asked)
     seconds, sizes = time.perf_counter() - started, made.memory_analysis()
     memory = Memory(
         sizes.argument_size_in_bytes,
@@ -74,13 +65,38 @@ def compile_step(
         sizes.output_size_in_bytes,
         sizes.alias_size_in_bytes,
     )
-    return Compiled(seconds, memory, made.as_text())
+    slices = [sharding.slice_of(device) for device in mesh.devices.flat]
+    return Step(seconds, memory.needed, memory, tuple(read_collectives(made.as_text(), mesh.shape, slices)))
 
 
-def memory_asked(message: str) -> int | None:
-    """Returns the bytes a chip that a compiler's out-of-memory error asks for; None of any other message."""
-    found = re.search(r"Ran out of memory in memory space hbm\. Used ([\d.]+)([KMGT]) of", message)
-    return round(float(found[1]) * UNITS[found[2]]) if found else None
+def abstract_batch(
+    c: Config, mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh, pairs_per_row: int
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns names, shapes, types and shardings of a step's batch."""
+    cut = jax.NamedSharding(mesh, sharding.ACT_B)
+    rows = full_batch(c.data, 1, pairs_per_row)
+    return {
+        name: jax.ShapeDtypeStruct((c.train.batch_size, *x.shape[1:]), x.dtype, sharding=cut)
+        for name, x in rows.items()
+    }
+
+
+def held_by(tree: Any) -> int:
+    """Returns the bytes of these arrays that a chip holds."""
+    leaves = jax.tree.leaves(tree)
+    return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves)
+
+
+def memory_asked(message: str, arguments: int) -> int | None:
+    """Returns the bytes a chip that a compiler's out-of-memory error asks for; None of any other message.
+
+    Beside `arguments` bytes of arguments, where it speaks of temporaries only.
+    """
+    if every := re.search(r"Ran out of memory in memory space hbm\. Used ([\d.]+)([KMGT]) of", message):
+        return round(float(every[1]) * UNITS[every[2]])
+    if temporaries := re.search(r"required for HLO temporaries \(([\d.]+)([KMGT])\) exceeds", message):
+        return arguments + round(float(temporaries[1]) * UNITS[temporaries[2]])
+    return None
 
 
 def _placed(tree: Any, mesh: jax.sharding.Mesh) -> Any:

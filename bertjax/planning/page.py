@@ -1,4 +1,4 @@
-"""A plan as text."""
+"""A plan as text and as JSON."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from bertjax.planning.hardware import GIB
-from bertjax.planning.plan import Bounds, Plan, as_json
+from bertjax.planning.plan import Bounds, Plan, figures
 from bertjax.planning.search import LargestBatch, Remedy
 
 MEMORY = {
@@ -27,14 +27,18 @@ LIMITS = {
 
 def lines(p: Plan, remedies: Sequence[Remedy] = (), largest: LargestBatch | None = None) -> Iterator[str]:
     """Yields the lines of the page."""
-    found = as_json(p)
-    slices = f"{p.topology.slices} slices of " if p.topology.slices > 1 else ""
+    found = figures(p)
+    slices = f"{p.topology.slices} x " if p.topology.slices > 1 else ""
     yield f"{slices}{p.topology.name}, {p.topology.chips} chips, mesh {p.mesh}"
     yield (
-        f"{found['rows_per_step']} rows of {p.config.data.seq_len} a step, {found['rows_per_chip']:g} a chip,"
-        f" {found['microbatches']} microbatches; remat {found['remat']}; vocabulary {found['vocabulary']}"
+        f"{p.steps:,} steps of {found['rows_per_step']} rows of {found['seq_len']}, {found['rows_per_chip']:g} a chip;"
+        f" microbatches {found['microbatches']}; remat {found['remat']}; vocabulary {found['vocabulary']}"
     )
-    yield f"compiled in {p.compiled.seconds:.0f} s; nothing here was measured on these chips"
+    yield "nothing here was measured on these chips; " + (
+        "computed by formulas, not compiled"
+        if p.step.compile_seconds is None
+        else f"compiled in {p.step.compile_seconds:.0f} s"
+    )
     yield ""
     yield "memory of a chip"
     for name, what in MEMORY.items():
@@ -52,16 +56,24 @@ def lines(p: Plan, remedies: Sequence[Remedy] = (), largest: LargestBatch | None
         yield f"the largest batch that fits: {_rows(largest.fits)} rows; too large: {_rows(largest.too_large)}"
 
 
+def as_json(p: Plan, remedies: Sequence[Remedy] = (), largest: LargestBatch | None = None) -> dict[str, Any]:
+    """Returns the plan, and what was searched for, as JSON has it."""
+    found = figures(p)
+    if not p.fits:
+        found["remedies"] = [remedy._asdict() for remedy in remedies]
+    return found if largest is None else found | {"largest_batch": largest._asdict()}
+
+
 def _what_it_takes(p: Plan, found: dict[str, Any]) -> Iterator[str]:
     yield ""
     yield "sent by a chip in a step"
-    for one in p.collectives:
+    for one in p.step.collectives:
         axes = ", ".join(one.axes)
         yield (
             f"  {one.kind} over {axes} ({one.group} chips, {one.count} times)".ljust(50)
             + f"{one.within / 1e6:>10.2f} MB in its slice{one.between / 1e6:>10.2f} MB to others"
         )
-    if not p.collectives:
+    if not p.step.collectives:
         yield "  nothing"
     yield ""
     yield "a step takes at least the longest of these, at most twice their sum"

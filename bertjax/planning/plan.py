@@ -12,8 +12,7 @@ from bertjax import sharding
 from bertjax.config import Config, ModelConfig
 from bertjax.data.batches import full_batch
 from bertjax.model.encoder import check_mesh
-from bertjax.planning.collectives import Collective, read_collectives
-from bertjax.planning.compilation import Compiled, TooLarge, compile_step
+from bertjax.planning.compilation import Step, compile_step
 from bertjax.planning.hardware import Topology
 from bertjax.training.flops import Flops, flops_by_part
 
@@ -48,19 +47,19 @@ class Bounds(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What was found out of a config on a pod."""
+    """What was found out of a phase of a run on a pod."""
 
     config: Config
     topology: Topology
     mesh: dict[str, int]
     pairs_per_row: int
-    compiled: Compiled | TooLarge
-    collectives: list[Collective]
+    steps: int
+    step: Step
 
     @property
     def fits(self) -> bool:
         """Whether a chip's memory is enough."""
-        return isinstance(self.compiled, Compiled)
+        return self.step.memory is not None and self.step.needed <= self.topology.chip.memory
 
 
 def make_plan(
@@ -68,10 +67,11 @@ def make_plan(
     topology: Topology,
     devices: Sequence[jax.Device],
     *,
+    steps: int | None = None,
     pairs_per_row: int = 1,
     next_sentence: bool = True,
 ) -> Plan:
-    """Returns what the train step comes to on the pod, whose `devices` it is compiled for.
+    """Returns what `steps` steps, by default all, come to on the pod, whose `devices` the step is compiled for.
 
     Raises: UserError where train.py would refuse the config on such devices.
     """
@@ -79,15 +79,8 @@ def make_plan(
     mesh = sharding.make_mesh(c.mesh, list(devices))
     sharding.check_batch(c.train.batch_size, mesh, microbatches=c.train.microbatches)
     check_mesh(c.model, mesh)
-    compiled = compile_step(c, mesh, pairs_per_row=pairs_per_row, next_sentence=next_sentence)
-    slices = [sharding.slice_of(device) for device in mesh.devices.flat]
-    sent = read_collectives(compiled.hlo, mesh.shape, slices) if isinstance(compiled, Compiled) else []
-    return Plan(c, topology, dict(mesh.shape), pairs_per_row, compiled, sent)
-
-
-def needed(p: Plan) -> int:
-    """Returns the bytes that a chip needs."""
-    return p.compiled.memory.needed if isinstance(p.compiled, Compiled) else p.compiled.needed
+    step = compile_step(c, mesh, pairs_per_row=pairs_per_row, next_sentence=next_sentence)
+    return Plan(c, topology, dict(mesh.shape), pairs_per_row, c.train.steps if steps is None else steps, step)
 
 
 def with_vocabulary(c: Config) -> Config:
@@ -111,17 +104,17 @@ def recomputed(c: ModelConfig, flops: Flops) -> float:
 
 def bounds(p: Plan) -> Bounds:
     """Returns the bounds of a step that fits."""
-    assert isinstance(p.compiled, Compiled)
-    chip, memory, flops = p.topology.chip, p.compiled.memory, step_flops(p)
+    assert p.step.memory is not None
+    chip, memory, flops = p.topology.chip, p.step.memory, step_flops(p)
     return Bounds(
         compute=(sum(flops) + recomputed(p.config.model, flops)) / p.topology.chips / chip.peak,
         memory=(memory.arguments + memory.outputs + 2 * memory.temporaries) / chip.memory_rate,
-        links=sum(one.within for one in p.collectives) / chip.link_rate,
-        network=sum(one.between for one in p.collectives) / chip.network_rate,
+        links=sum(one.within for one in p.step.collectives) / chip.link_rate,
+        network=sum(one.between for one in p.step.collectives) / chip.network_rate,
     )
 
 
-def as_json(p: Plan) -> dict[str, Any]:
+def figures(p: Plan) -> dict[str, Any]:
     """Returns all of it: bytes, seconds, FLOPs."""
     c, topology = p.config, p.topology
     found: dict[str, Any] = {
@@ -129,36 +122,37 @@ def as_json(p: Plan) -> dict[str, Any]:
         "slices": topology.slices,
         "chips": topology.chips,
         "mesh": p.mesh,
+        "seq_len": c.data.seq_len,
         "rows_per_step": c.train.batch_size,
         "rows_per_chip": c.train.batch_size / topology.chips,
         "microbatches": c.train.microbatches,
         "remat": c.model.remat,
         "vocabulary": c.model.vocab_size,
+        "steps": p.steps,
         "measured": False,
-        "compile_seconds": p.compiled.seconds,
+        "compile_seconds": p.step.compile_seconds,
         "fits": p.fits,
-        "memory": {"needed": needed(p), "available": topology.chip.memory},
+        "memory": {"needed": p.step.needed, "available": topology.chip.memory},
         "flops_per_step": sum(step_flops(p)),
     }
-    if isinstance(p.compiled, TooLarge):
+    if p.step.memory is None:
         return found
-    found["memory"] |= p.compiled.memory._asdict()
+    found["memory"] |= p.step.memory._asdict()
     found["collectives"] = [
-        dataclasses.asdict(one) | {"within": one.within, "between": one.between} for one in p.collectives
+        dataclasses.asdict(one) | {"within": one.within, "between": one.between} for one in p.step.collectives
     ]
     return found | _times(p)
 
 
 def _times(p: Plan) -> dict[str, Any]:
     """Returns what follows from the bounds, each as [at best, at worst]."""
-    found, steps, chips = bounds(p), p.config.train.steps, p.topology.chips
+    found, chips = bounds(p), p.topology.chips
     seconds = [found.least, found.most]
     peak = chips * p.topology.chip.peak
     return {
         "bounds": found._asdict(),
         "seconds_per_step": seconds,
         "mfu": [sum(step_flops(p)) / peak / s for s in seconds],
-        "steps": steps,
-        "days": [s * steps / 86400 for s in seconds],
-        "chip_hours": [s * steps * chips / 3600 for s in seconds],
+        "days": [s * p.steps / 86400 for s in seconds],
+        "chip_hours": [s * p.steps * chips / 3600 for s in seconds],
     }

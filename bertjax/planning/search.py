@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from bertjax.config import Config
 from bertjax.errors import UserError
 from bertjax.planning.hardware import GIB
-from bertjax.planning.plan import Plan, needed
+from bertjax.planning.plan import Plan
 
 MakePlan = Callable[[Config], Plan]
 
@@ -45,7 +45,7 @@ def remedies(p: Plan, make_plan: MakePlan) -> list[Remedy]:
             other = make_plan(c)
         except UserError:  # a batch that no longer divides
             continue
-        found.append(Remedy(change, needed(other), other.fits))
+        found.append(Remedy(change, other.step.needed, other.fits))
     return found
 
 
@@ -57,7 +57,7 @@ def largest_batch(p: Plan, make_plan: MakePlan) -> LargestBatch:
     while len(seen) < MOST_COMPILED and (candidate := _candidate(seen, p.topology.chip.memory)):
         _say(f"compiling with --train.batch_size={candidate * rows}")
         seen[candidate] = make_plan(_with_batch(p.config, candidate * rows))
-        _say(f"  {needed(seen[candidate]) / GIB:.2f} GiB a chip: {'fits' if seen[candidate].fits else 'too large'}")
+        _say(f"  {seen[candidate].step.needed / GIB:.2f} GiB a chip: {'fits' if seen[candidate].fits else 'too large'}")
     fitting = [t * rows for t, one in seen.items() if one.fits]
     return LargestBatch(
         max(fitting, default=None), min((t * rows for t, one in seen.items() if not one.fits), default=None)
@@ -73,7 +73,7 @@ def _candidate(seen: dict[int, Plan], available: float) -> int | None:
     if len(seen) == 1:
         (only,) = seen
         return only * 2 if fits else max(1, only // 2)
-    (low, less), (high, more) = ((t, needed(seen[t])) for t in sorted(seen)[-2:])
+    (low, less), (high, more) = ((t, seen[t].step.needed) for t in sorted(seen)[-2:])
     slope = max(more - less, 1) / (high - low)
     guess = round(low + (available - less) / slope - 0.5)
     return max(fits + 1, min(guess, 4 * fits + 1 if too_large is None else too_large - 1))
