@@ -179,13 +179,14 @@ def _planned_config() -> Config:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Says what a config needs on a pod of TPUs that is not there: memory, network, time, cost.
+    """Says what a config needs on TPUs or GPUs that are not there: memory, network, time, cost.
 
-    Compiles the very step of train.py for it (extra `plan`); no corpus is read. Everything is computed, not measured.
+    Compiles the very step of train.py for TPUs (extra `plan`); of GPUs it computes by formulas. No corpus is read.
+    Nothing is measured.
     """
 
     topology: str
-    """The pod, such as v5e:16x16."""
+    """The pod, such as v5e:16x16, or GPUs, such as h100x8."""
     slices: int = 1
     """So many of them, joined by the data-centre network."""
     pairs_per_row: int = 1

@@ -23,6 +23,7 @@ from bertjax.config import MeshConfig
 from bertjax.errors import UserError
 
 AXES = ("data", "fsdp", "model")
+AnyMesh = jax.sharding.Mesh | jax.sharding.AbstractMesh
 BATCH = ("data", "fsdp")
 
 # Weights. The embedding is cut over the vocabulary only: cut on the width, XLA replicates its gradient.
@@ -52,23 +53,34 @@ def make_mesh(c: MeshConfig, devices: list[jax.Device] | None = None) -> jax.sha
     Raises: UserError if the sizes do not multiply out to the number of devices, or the slices are others.
     """
     devices = jax.devices() if devices is None else devices
-    sizes = [c.data, c.fsdp, c.model]
-    if -1 in sizes:
-        sizes[sizes.index(-1)] = max(1, len(devices) // -math.prod(sizes))
-    if math.prod(sizes) != len(devices):
-        raise UserError(
-            f"mesh (data, fsdp, model) = ({c.data}, {c.fsdp}, {c.model}) does not multiply out to the {len(devices)}"
-            " devices there are; -1 for one of them fills up"
-        )
+    sizes = mesh_sizes(c, len(devices))
     slices = len({slice_of(device) for device in devices})
     if c.slices not in (-1, slices):
         raise UserError(f"mesh.slices={c.slices}, but the devices are of {slices}; start as many, or leave it at -1")
+    # A side of a TPU's torus may be cut over two axes: 32 x 32 fit on 8 x 8 x 16 in no other way.
     if slices == 1:
-        return jax.make_mesh(tuple(sizes), AXES, (AxisType.Explicit,) * 3, devices=devices)
-    between = ways_between(slices, sizes)
-    within = [size // ways for size, ways in zip(sizes, between, strict=True)]
-    grid = mesh_utils.create_hybrid_device_mesh(within, between, devices)
+        grid = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+    else:
+        between = ways_between(slices, sizes)
+        within = [size // ways for size, ways in zip(sizes, between, strict=True)]
+        grid = mesh_utils.create_hybrid_device_mesh(within, between, devices, allow_split_physical_axes=True)
     return jax.sharding.Mesh(grid, AXES, (AxisType.Explicit,) * 3)
+
+
+def mesh_sizes(c: MeshConfig, devices: int) -> tuple[int, int, int]:
+    """Returns the sizes of (data, fsdp, model) on so many devices.
+
+    Raises: UserError if they do not multiply out to them.
+    """
+    sizes = [c.data, c.fsdp, c.model]
+    if -1 in sizes:
+        sizes[sizes.index(-1)] = max(1, devices // -math.prod(sizes))
+    if math.prod(sizes) != devices:
+        raise UserError(
+            f"mesh (data, fsdp, model) = ({c.data}, {c.fsdp}, {c.model}) does not multiply out to the {devices}"
+            " devices there are; -1 for one of them fills up"
+        )
+    return sizes[0], sizes[1], sizes[2]
 
 
 def slice_of(device: jax.Device) -> int:
@@ -87,7 +99,7 @@ def ways_between(slices: int, sizes: Sequence[int]) -> tuple[int, int, int]:
     return data, slices // data, 1
 
 
-def batch_shards(mesh: jax.sharding.Mesh) -> int:
+def batch_shards(mesh: AnyMesh) -> int:
     """Returns how many ways the batch is cut."""
     return math.prod(mesh.shape[axis] for axis in BATCH)
 
@@ -107,9 +119,7 @@ def held_rows(batch_size: int, mesh: jax.sharding.Mesh) -> HeldRows:
     return HeldRows(batch_size, sorted(row for cut in cuts for row in range(*cut)))
 
 
-def check_batch(
-    batch_size: int, mesh: jax.sharding.Mesh, name: str = "train.batch_size", microbatches: int = 1
-) -> None:
+def check_batch(batch_size: int, mesh: AnyMesh, name: str = "train.batch_size", microbatches: int = 1) -> None:
     """Raises UserError, naming the nearest sizes that would do, unless every microbatch divides over the mesh."""
     shards = batch_shards(mesh) * microbatches
     if batch_size % shards:

@@ -29,12 +29,16 @@ from bertjax.sharding import (
     REPLICATED,
     UP_BIAS_F,
     UP_DF,
+    AnyMesh,
 )
 
 VOCAB_MULTIPLE = 128  # TPU lanes; also divides over every mesh whose (model, fsdp) axes are powers of two up to it
 
 KEPT = {
-    "products": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "products": jax.checkpoint_policies.save_from_both_policies(
+        jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+        jax.checkpoint_policies.save_only_these_names(layers.DRAWS),
+    ),
     "block": jax.checkpoint_policies.nothing_saveable,
 }
 """What rematerialisation keeps of a block, beside what goes into it, by the name of the config."""
@@ -50,7 +54,7 @@ def is_token(c: ModelConfig) -> jax.Array:
     return jnp.arange(padded_vocab_size(c)) < _vocab_size(c)
 
 
-def check_mesh(c: ModelConfig, mesh: jax.sharding.Mesh) -> None:
+def check_mesh(c: ModelConfig, mesh: AnyMesh) -> None:
     """Raises UserError, naming what does not divide, unless the weights can be cut over the mesh."""
     model, fsdp, rows = mesh.shape["model"], mesh.shape["fsdp"], padded_vocab_size(c)
     for name, size, cuts, axis in (

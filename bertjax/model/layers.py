@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec
 
 from bertjax.config import ModelConfig
@@ -20,6 +21,9 @@ from bertjax.sharding import ACT_B, REPLICATED
 
 LARGE_NEGATIVE = -1e9
 """Takes all probability from a logit, and stays finite in bfloat16 and when a whole row has it."""
+
+DRAWS = "draws"
+"""What dropout keeps, by which rematerialisation knows it: a byte, and much work to draw again."""
 
 LEVELS = 2**16
 """Steps in which a dropout rate can be set: each element's draw is 16 bits."""
@@ -102,7 +106,8 @@ def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
     words = jax.random.bits(key, (*rows, -(-last // 2)), jnp.uint32, out_sharding=jax.typeof(x).sharding)
     draws = jnp.concatenate([words.astype(jnp.uint16), (words >> 16).astype(jnp.uint16)], axis=-1)[..., :last]
     scaled = x.astype(jnp.float32) * (LEVELS / (LEVELS - dropped))  # in bfloat16 the scale itself would be 0.2 % off
-    return jnp.where(draws >= dropped, scaled, 0).astype(x.dtype)
+    keep = checkpoint_name(draws >= dropped, DRAWS)
+    return jnp.where(keep, scaled, 0).astype(x.dtype)
 
 
 def split(key: jax.Array | None, number: int) -> list[jax.Array | None]:

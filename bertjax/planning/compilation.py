@@ -69,9 +69,7 @@ def compile_step(c: Config, mesh: jax.sharding.Mesh, *, pairs_per_row: int = 1, 
     return Step(seconds, memory.needed, memory, tuple(read_collectives(made.as_text(), mesh.shape, slices)))
 
 
-def abstract_batch(
-    c: Config, mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh, pairs_per_row: int
-) -> dict[str, jax.ShapeDtypeStruct]:
+def abstract_batch(c: Config, mesh: sharding.AnyMesh, pairs_per_row: int) -> dict[str, jax.ShapeDtypeStruct]:
     """Returns names, shapes, types and shardings of a step's batch."""
     cut = jax.NamedSharding(mesh, sharding.ACT_B)
     rows = full_batch(c.data, 1, pairs_per_row)
@@ -83,8 +81,12 @@ def abstract_batch(
 
 def held_by(tree: Any) -> int:
     """Returns the bytes of these arrays that a chip holds."""
-    leaves = jax.tree.leaves(tree)
-    return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves)
+
+    def held(x: jax.ShapeDtypeStruct) -> int:
+        shape = x.shape if x.sharding is None else x.sharding.shard_shape(x.shape)
+        return math.prod(shape) * x.dtype.itemsize
+
+    return sum(held(x) for x in jax.tree.leaves(tree))
 
 
 def memory_asked(message: str, arguments: int) -> int | None:

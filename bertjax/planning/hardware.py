@@ -1,10 +1,11 @@
-"""The chips that runs are planned for, and the pods that can be had of them."""
+"""The chips that runs are planned for, and what can be had of them."""
 
 from __future__ import annotations
 
 import importlib.util
 import math
 import os
+import re
 from typing import Any, NamedTuple
 
 import jax
@@ -45,29 +46,56 @@ TPUS = {
 }
 
 
+# Sources: NVIDIA's data sheets of A100 80GB SXM, H100 SXM and H200 SXM; half of NVLink's both ways together; a network
+# port a GPU, of 200 and of 400 Gbit/s, as in DGX A100 and DGX H100. Of the memory JAX takes three quarters by default.
+GPUS = {
+    "a100": Chip("NVIDIA A100", 0.75 * 80e9, 2039e9, 300e9, 25e9),
+    "h100": Chip("NVIDIA H100", 0.75 * 80e9, 3350e9, 450e9, 50e9),
+    "h200": Chip("NVIDIA H200", 0.75 * 141e9, 4800e9, 450e9, 50e9),
+}
+NODE = 8
+"""GPUs that NVLink joins."""
+
+
 class Topology(NamedTuple):
-    """A pod, or several slices of one shape that the data-centre network joins."""
+    """A pod, or several slices of one shape that the data-centre network joins; nodes of GPUs are slices."""
 
     name: str
     chip: Chip
     slices: int
     chips: int  # of all slices
+    compiled: bool = True  # whether there is a compiler that needs no such chip
 
 
 def find_topology(name: str, slices: int = 1) -> Topology:
-    """Returns the pod of that name. Raises: UserError, with the known ones, if there is none."""
-    family, _, shape = name.partition(":")
-    if family not in TPUS or shape not in TPUS[family].shapes:
-        known = "; ".join(f"{family}:{{{','.join(chip.shapes)}}}" for family, chip in TPUS.items())
-        raise UserError(f"--topology={name} is unknown; use one of {known}")
+    """Returns the pod or the GPUs of that name. Raises: UserError, with the known ones, if there are none."""
     if slices < 1:
         raise UserError(f"--slices={slices} is not greater than 0")
+    if gpus := re.fullmatch(rf"({'|'.join(GPUS)})x([1-9]\d*)", name):
+        return _gpus(name, GPUS[gpus[1]], int(gpus[2]), slices)
+    family, _, shape = name.partition(":")
+    if family not in TPUS or shape not in TPUS[family].shapes:
+        known = [f"{family}:{{{','.join(chip.shapes)}}}" for family, chip in TPUS.items()]
+        raise UserError(f"--topology={name} is unknown; use one of {'; '.join(known)}; {{{','.join(GPUS)}}}xNUMBER")
     chips = math.prod(int(side) for side in shape.split("x"))
     return Topology(name, TPUS[family], slices, slices * chips)
 
 
+def _gpus(name: str, chip: Chip, number: int, slices: int) -> Topology:
+    if slices > 1:
+        raise UserError(f"--slices={slices} is of TPUs; give all GPUs together, as in --topology=h100x{8 * slices}")
+    if number > NODE and number % NODE:
+        raise UserError(f"--topology={name}: a node has {NODE} GPUs; use a multiple of it, or fewer")
+    return Topology(name, chip, -(-number // NODE), number, compiled=False)
+
+
 def devices(topology: Topology) -> list[jax.Device]:
-    """Returns the pod's devices, which can be compiled for and nothing else. Raises: UserError without libtpu."""
+    """Returns the pod's devices, which can be compiled for and nothing else; of GPUs none, there is no such compiler.
+
+    Raises: UserError without libtpu.
+    """
+    if not topology.compiled:
+        return []
     if importlib.util.find_spec("libtpu") is None:
         raise UserError("compiling for TPUs needs an extra: pip install 'bertjax[plan]'")
     # Without these libtpu looks for TPUs, and for the cloud that it runs in.

@@ -28,7 +28,7 @@ LIMITS = {
 def lines(p: Plan, remedies: Sequence[Remedy] = (), largest: LargestBatch | None = None) -> Iterator[str]:
     """Yields the lines of the page."""
     found = figures(p)
-    slices = f"{p.topology.slices} x " if p.topology.slices > 1 else ""
+    slices = f"{p.topology.slices} x " if p.topology.slices > 1 and p.topology.compiled else ""
     yield f"{slices}{p.topology.name}, {p.topology.chips} chips, mesh {p.mesh}"
     yield (
         f"{p.steps:,} steps of {found['rows_per_step']} rows of {found['seq_len']}, {found['rows_per_chip']:g} a chip;"
@@ -48,7 +48,7 @@ def lines(p: Plan, remedies: Sequence[Remedy] = (), largest: LargestBatch | None
         yield from _what_it_takes(p, found)
     else:
         yield ""
-        yield "it does not fit; what a chip needs with one change, each compiled"
+        yield "it does not fit; what a chip needs with one change"
     for remedy in remedies:
         yield f"  {remedy.change:<36}{remedy.needed / GIB:>9.2f} GiB  {'fits' if remedy.fits else 'too large'}"
     if largest is not None:

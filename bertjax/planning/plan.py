@@ -13,6 +13,7 @@ from bertjax.config import Config, ModelConfig
 from bertjax.data.batches import full_batch
 from bertjax.model.encoder import check_mesh
 from bertjax.planning.compilation import Step, compile_step
+from bertjax.planning.formulas import estimate_step
 from bertjax.planning.hardware import Topology
 from bertjax.training.flops import Flops, flops_by_part
 
@@ -71,16 +72,25 @@ def make_plan(
     pairs_per_row: int = 1,
     next_sentence: bool = True,
 ) -> Plan:
-    """Returns what `steps` steps, by default all, come to on the pod, whose `devices` the step is compiled for.
+    """Returns what `steps` steps, by default all, come to on the pod: compiled for its `devices`, if it has any.
 
     Raises: UserError where train.py would refuse the config on such devices.
     """
     c = with_vocabulary(c)
-    mesh = sharding.make_mesh(c.mesh, list(devices))
+    how: dict[str, Any] = {"pairs_per_row": pairs_per_row, "next_sentence": next_sentence}
+    mesh = sharding.make_mesh(c.mesh, list(devices)) if devices else _abstract_mesh(c, topology)
     sharding.check_batch(c.train.batch_size, mesh, microbatches=c.train.microbatches)
     check_mesh(c.model, mesh)
-    step = compile_step(c, mesh, pairs_per_row=pairs_per_row, next_sentence=next_sentence)
+    if isinstance(mesh, jax.sharding.Mesh):
+        step = compile_step(c, mesh, **how)
+    else:
+        step = estimate_step(c, mesh, per_slice=topology.chips // topology.slices, **how)
     return Plan(c, topology, dict(mesh.shape), pairs_per_row, c.train.steps if steps is None else steps, step)
+
+
+def _abstract_mesh(c: Config, topology: Topology) -> jax.sharding.AbstractMesh:
+    explicit = (jax.sharding.AxisType.Explicit,) * len(sharding.AXES)
+    return jax.sharding.AbstractMesh(sharding.mesh_sizes(c.mesh, topology.chips), sharding.AXES, axis_types=explicit)
 
 
 def with_vocabulary(c: Config) -> Config:

@@ -37,10 +37,10 @@ class LargestBatch(NamedTuple):
 
 
 def remedies(p: Plan, make_plan: MakePlan) -> list[Remedy]:
-    """Returns what each change that saves memory comes to; each is compiled, and a line says which."""
+    """Returns what each change that saves memory comes to; a line says which is tried."""
     found = []
     for change, c in _changes(p):
-        _say(f"too large; compiling with {change}")
+        _say(f"too large; trying {change}")
         try:
             other = make_plan(c)
         except UserError:  # a batch that no longer divides
@@ -55,7 +55,7 @@ def largest_batch(p: Plan, make_plan: MakePlan) -> LargestBatch:
     times = p.config.train.batch_size // rows
     seen = {times: p}
     while len(seen) < MOST_COMPILED and (candidate := _candidate(seen, p.topology.chip.memory)):
-        _say(f"compiling with --train.batch_size={candidate * rows}")
+        _say(f"trying --train.batch_size={candidate * rows}")
         seen[candidate] = make_plan(_with_batch(p.config, candidate * rows))
         _say(f"  {seen[candidate].step.needed / GIB:.2f} GiB a chip: {'fits' if seen[candidate].fits else 'too large'}")
     fitting = [t * rows for t, one in seen.items() if one.fits]

@@ -76,7 +76,7 @@ def make_train_step(
     graphdef = nnx.graphdef(nnx.eval_shape(lambda: make_model(nnx.Rngs(0))))
 
     def loss_of(params: nnx.State, batch: Batch, key: jax.Array | None) -> tuple[jax.Array, Sums]:
-        return loss(nnx.merge(graphdef, _cast(params, precision)), batch, key)
+        return loss(nnx.merge(graphdef, in_precision(params, precision)), batch, key)
 
     def whole(params: nnx.State, batch: Batch, key: jax.Array) -> tuple[tuple[jax.Array, Sums], nnx.State]:
         return jax.value_and_grad(loss_of, has_aux=True)(params, batch, key)
@@ -125,7 +125,7 @@ def make_forward(
 
     @jax.jit
     def forward(params: nnx.State, batch: Batch) -> Out:
-        return function(nnx.merge(graphdef, _cast(params, precision)), batch)
+        return function(nnx.merge(graphdef, in_precision(params, precision)), batch)
 
     return forward
 
@@ -165,7 +165,7 @@ def _cut(x: jax.Array, parts: int) -> jax.Array:
     return jnp.moveaxis(jnp.reshape(x, (rows // parts, parts, *rest), out_sharding=sharding.ACT_B), 1, 0)
 
 
-def _cast(params: nnx.State, precision: Literal["float32", "bfloat16"]) -> nnx.State:
+def in_precision(params: nnx.State, precision: Literal["float32", "bfloat16"]) -> nnx.State:
     """Returns the matrices in the precision of the products; biases and LayerNorm stay float32."""
     if precision == "float32":
         return params

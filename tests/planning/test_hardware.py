@@ -17,10 +17,24 @@ def test_a_pod_is_found_by_its_name() -> None:
     assert hardware.find_topology("v5e:16x16", slices=4).chips == 1024
 
 
-@pytest.mark.parametrize("name", ["v5e:3x5", "v5p:16x16", "v9:2x2", "v5e", ""])
+@pytest.mark.parametrize("name", ["v5e:3x5", "v5p:16x16", "v9:2x2", "v5e", "", "h100", "h100x0"])
 def test_an_unknown_pod_is_refused_with_the_known_ones(name: str) -> None:
-    with pytest.raises(UserError, match=rf"^--topology={name} is unknown; use one of v5e:\{{1x1,.*v5p:.*v6e:"):
+    with pytest.raises(UserError, match=rf"^--topology={name} is unknown; use one of v5e:\{{1x1,.*v5p:.*v6e:.*h100"):
         hardware.find_topology(name)
+
+
+def test_gpus_stand_in_nodes_of_eight() -> None:
+    found = {name: hardware.find_topology(name) for name in ("h100x8", "h200x32", "a100x4")}
+    assert [(one.chips, one.slices, one.compiled) for one in found.values()] == [
+        (8, 1, False),
+        (32, 4, False),
+        (4, 1, False),
+    ]
+    assert hardware.devices(found["h100x8"]) == []
+    with pytest.raises(UserError, match=r"--topology=h100x12: a node has 8 GPUs"):
+        hardware.find_topology("h100x12")
+    with pytest.raises(UserError, match=r"--slices=2 is of TPUs; .*--topology=h100x16"):
+        hardware.find_topology("h100x8", slices=2)
 
 
 def test_less_than_one_slice_is_refused() -> None:
