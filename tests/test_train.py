@@ -54,7 +54,6 @@ def start(config: Config, workdir: Path) -> subprocess.Popen[str]:
     environment = os.environ | {
         "JAX_NUM_CPU_DEVICES": str(jax.device_count()),
         "JAX_PLATFORMS": "cpu",
-        "BERTJAX_CACHE": str(workdir.parent / "cache"),
     }
     return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
 
