@@ -156,6 +156,7 @@ def test_two_runs_in_one_workdir_are_refused(finished: Path, config: Config) -> 
         ),
         ("data", {"seq_len": 16}, "was prepared with seq_len=32, more than data.seq_len=16"),
         ("data", {"path": "nowhere"}, "nowhere holds no prepared corpus"),
+        ("data", {"path": ""}, "data.path is not set; name a directory"),
         ("mesh", {"data": 3}, "does not multiply out to the 8 devices"),
         ("optimizer", {"peak_lr": 1e30}, "the last good checkpoint is none"),
     ],
