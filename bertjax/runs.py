@@ -21,7 +21,8 @@ from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import UserError
 
 C = TypeVar("C")
-OF_ONE_PROCESS = {"mesh.process", *(f"{of}data.{name}" for of in ("", "phases.") for name in ("path", "cache"))}  # settings in which the processes of a run may differ
+OF_ONE_PROCESS = {"mesh.process", "data.path", "data.cache", "phases.data.path", "phases.data.cache"}
+"""Settings in which the processes of a run may differ."""
 
 
 def open_workdir(workdir: str | Path, config: Any, facts: Mapping[str, Any], tokenizer: Tokenizer) -> Path:
