@@ -142,8 +142,12 @@ def train(
 
 
 def open_corpora(c: Config) -> list[Mixture]:
-    """Returns what each phase reads. Raises: UserError if they do not go together."""
-    corpora = [open_mixture(own.data) for _, own in c.by_phase()]
+    """Returns what each phase reads. Raises: UserError if one is not named, or they do not go together."""
+    named = {"data": c.data} | {f"phases.{n}.data": phase.data for n, phase in enumerate(c.phases)}
+    for name, read in named.items():
+        if "" in read.paths:
+            raise UserError(f"{name}.path is not set; name a directory that `bertjax prepare` wrote: --{name}.path=DIR")
+    corpora = [open_mixture(read) for read in named.values()]
     for corpus in corpora[1:]:
         check_together(corpora[0].corpora[0], corpus.corpora[0])
     return corpora

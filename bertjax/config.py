@@ -158,6 +158,8 @@ class DataConfig:
     """Of the predicted positions, the share that reads [MASK]."""
     random_token_share: float = 0.1
     """Of the predicted positions, the share that reads a random id; the rest stays as it is."""
+    cache: str | None = free(None)
+    """A folder on a disk of the machine's own to which the corpus is copied first; the next run finds it there."""
     prefetch: int = free(4)
     """Batches made ahead of the step."""
     threads: int = free(2)

@@ -21,7 +21,8 @@ from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import UserError
 
 C = TypeVar("C")
-OF_ONE_PROCESS = ("mesh.process", "data.path")  # settings in which the processes of a run may differ
+OF_ONE_PROCESS = {"mesh.process", "data.path", "data.cache", "phases.data.path", "phases.data.cache"}
+"""Settings in which the processes of a run may differ."""
 
 
 def open_workdir(workdir: str | Path, config: Any, facts: Mapping[str, Any], tokenizer: Tokenizer) -> Path:
@@ -41,7 +42,7 @@ def open_workdir(workdir: str | Path, config: Any, facts: Mapping[str, Any], tok
         "config": dataclasses.asdict(config),
     }
     own = flat(record["config"]) | record["facts"]
-    hosts.check_same({name: value for name, value in own.items() if name not in OF_ONE_PROCESS})
+    hosts.check_same({name: value for name, value in own.items() if _field(name) not in OF_ONE_PROCESS})
     before = _read(path) if path.exists() else None
     if before is not None:
         # What an older bertjax did not know was as it is by default.
@@ -174,6 +175,11 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return named
 
 
+def _field(name: str) -> str:
+    """Returns the name of a setting without the number of its phase."""
+    return re.sub(r"\.\d+\.", ".", name)
+
+
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Returns old and new value of each setting that is another, by its dotted name; `before` is as JSON has it."""
     old, new = flat(before), flat(json.loads(json.dumps(after)))
@@ -183,7 +189,7 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str
 
 def _refuse_other_curve(path: Path, before: Mapping[str, Any], record: Mapping[str, Any], free: set[str]) -> None:
     changes = differences(before["config"], record["config"])
-    changes = {name: change for name, change in changes.items() if re.sub(r"\.\d+\.", ".", name) not in free}
+    changes = {name: change for name, change in changes.items() if _field(name) not in free}
     changes |= differences(before["facts"], record["facts"])
     if changes:
         shown = "; ".join(f"{name} was {old!r}, now {new!r}" for name, (old, new) in changes.items())

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
+import os
 import random
+import shutil
+import tempfile
 from pathlib import Path
 
 import jax
@@ -12,6 +16,12 @@ import train
 from bertjax.config import CheckpointConfig, Config, DataConfig, ModelConfig, OptimizerConfig, TrainConfig
 from bertjax.data.prepare import PrepareConfig, prepare
 
+# What one test has compiled, here or in a process of its own, the next one finds.
+CACHE = tempfile.mkdtemp(prefix="bertjax-tests-")
+atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
+os.environ["BERTJAX_CACHE"] = CACHE
+jax.config.update("jax_compilation_cache_dir", f"{CACHE}/compiled")
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 # Before anything asks for devices: afterwards the number is fixed.
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)

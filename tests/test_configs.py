@@ -9,7 +9,7 @@ import pytest
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 PAGES = sorted(CONFIGS.rglob("*.py"))
-GROUPS = {"model", "data", "optimizer", "train", "checkpoint", "mesh"}
+GROUPS = {"model", "data", "optimizer", "train", "checkpoint", "mesh", "phases"}
 
 # Layers, width, heads, feed-forward width: Turc et al. 2019, table 1; Devlin et al. 2019, section 3.
 SIZES = {

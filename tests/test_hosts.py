@@ -35,7 +35,6 @@ class Processes:
         environment = os.environ | {
             "JAX_NUM_CPU_DEVICES": str(DEVICES // count),
             "JAX_PLATFORMS": "cpu",
-            "BERTJAX_CACHE": str(workdir.parent / "cache"),
         }
         command = [sys.executable, "train.py", f"--config={file}", f"--workdir={workdir}"]
         command += [f"--mesh.coordinator=127.0.0.1:{port}", f"--mesh.processes={count}", "--mesh.heartbeat_seconds=10"]

@@ -21,7 +21,7 @@ from flax import nnx
 
 import train
 from bertjax import runs, sharding
-from bertjax.config import Config, MeshConfig, ModelConfig, OptimizerConfig, Phase
+from bertjax.config import CheckpointConfig, Config, MeshConfig, ModelConfig, OptimizerConfig, Phase
 from bertjax.data.prepare import PrepareConfig, prepare
 from bertjax.errors import UserError
 from bertjax.model.pretraining import BertForPretraining
@@ -54,7 +54,6 @@ def start(config: Config, workdir: Path) -> subprocess.Popen[str]:
     environment = os.environ | {
         "JAX_NUM_CPU_DEVICES": str(jax.device_count()),
         "JAX_PLATFORMS": "cpu",
-        "BERTJAX_CACHE": str(workdir.parent / "cache"),
     }
     return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
 
@@ -83,10 +82,12 @@ def test_it_learns_and_leaves_what_a_workdir_holds(finished: Path, config: Confi
     assert runs.read_config(finished, Config).model.vocab_size is not None
 
 
+@pytest.mark.parametrize("save_every", [5, 1], ids=["between saves", "within a save"])
 def test_killed_and_started_again_is_the_uninterrupted_run_bit_for_bit(
-    finished: Path, config: Config, tmp_path: Path
+    finished: Path, config: Config, tmp_path: Path, save_every: int
 ) -> None:
     workdir = tmp_path / "run"
+    config = dataclasses.replace(config, checkpoint=CheckpointConfig(save_every=save_every))
     process = start(config, workdir)
     wait_for_step(process, workdir, 13)
     process.kill()
@@ -157,6 +158,7 @@ def test_two_runs_in_one_workdir_are_refused(finished: Path, config: Config) -> 
         ),
         ("data", {"seq_len": 16}, "was prepared with seq_len=32, more than data.seq_len=16"),
         ("data", {"path": "nowhere"}, "nowhere holds no prepared corpus"),
+        ("data", {"path": ""}, "data.path is not set; name a directory"),
         ("mesh", {"data": 3}, "does not multiply out to the 8 devices"),
         ("optimizer", {"peak_lr": 1e30}, "the last good checkpoint is none"),
     ],

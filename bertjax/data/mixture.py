@@ -22,6 +22,7 @@ from bertjax.config import DataConfig
 from bertjax.data import installed_docs
 from bertjax.data.blocks import SPLITS, Split
 from bertjax.data.corpus import Corpus, Record, open_corpus
+from bertjax.data.local_copy import local_copy
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import UserError
 
@@ -126,7 +127,7 @@ def open_mixture(c: DataConfig) -> Mixture:
 
     Raises: UserError if one cannot be read, or they do not go together.
     """
-    corpora = tuple(_open(path, c.seq_len) for path in c.paths)
+    corpora = tuple(_open(path, c) for path in c.paths)
     for corpus in corpora[1:]:
         check_together(corpora[0], corpus)
     return Mixture(corpora, _rows_of(c, corpora))
@@ -147,13 +148,16 @@ def check_together(first: Corpus, corpus: Corpus) -> None:
         )
 
 
-def _open(path: str, seq_len: int) -> Corpus:
-    corpus = open_corpus(installed_docs.prepared(seq_len) if path == installed_docs.NAME else path)
+def _open(path: str, c: DataConfig) -> Corpus:
+    if path == installed_docs.NAME:
+        corpus = open_corpus(installed_docs.prepared(c.seq_len))
+    else:
+        corpus = open_corpus(path if c.cache is None else local_copy(path, c.cache))
     prepared = corpus.manifest["settings"]["seq_len"]
-    if prepared > seq_len:
+    if prepared > c.seq_len:
         raise UserError(
-            f"{corpus.directory} was prepared with seq_len={prepared}, more than data.seq_len={seq_len};"
-            f" use --data.seq_len={prepared} or prepare it again with --seq-len {seq_len}"
+            f"{path} was prepared with seq_len={prepared}, more than data.seq_len={c.seq_len};"
+            f" use --data.seq_len={prepared} or prepare it again with --seq-len {c.seq_len}"
         )
     return corpus
 

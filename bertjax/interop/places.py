@@ -52,7 +52,8 @@ def params_from_tensors(
 
     `tied` names tensors that may stand in the file again under a second name, {second: first}.
 
-    Raises: UserError if a tensor is missing, left over, of another shape, not floating, or untied from its second name.
+    Raises: UserError if a tensor is missing, left over, of another shape, not floating or not finite, or untied
+        from its second name.
     """
     _check_tensors(tensors, places, tied or {})
     params = {_name(path): np.zeros(x.shape, np.float32) for path, x in jax.tree.leaves_with_path(abstract)}
@@ -93,6 +94,8 @@ def _check_tensors(tensors: Tensors, places: Places, tied: Mapping[str, str]) ->
             problems.append(f"{name} is {list(tensor.shape)}, expected {list(wanted)}")
         if tensor.dtype.name not in ("float32", "float16", "bfloat16"):
             problems.append(f"{name} is {tensor.dtype}, which float32 cannot hold")
+        elif not np.isfinite(np.asarray(tensor, np.float32)).all():
+            problems.append(f"{name} holds numbers that are not finite")
     for second, first in tied.items():
         if {second, first} <= tensors.keys() and not np.array_equal(tensors[second], tensors[first]):
             problems.append(f"{second} is not {first}, to which it must be tied")

@@ -6,7 +6,7 @@ import collections
 import dataclasses
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +14,7 @@ import numpy as np
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 
 _COMPUTATION = re.compile(r"(?P<entry>ENTRY )?%?(?P<name>[\w.-]+) \(.*\{$")
-_OPERATION = re.compile(r"\s+(?:ROOT )?%?[\w.-]+ = (?P<type>\(.*?\)|\S+) (?P<name>[\w-]+)\((?P<rest>.*)")
+_OPERATION = re.compile(r"\s+(?:ROOT )?%?(?P<result>[\w.-]+) = (?P<type>\(.*?\)|\S+) (?P<name>[\w-]+)\((?P<rest>.*)")
 _CALLED = re.compile(r"(?:calls|body|to_apply|branch_computations)=(\{[^}]*\}|%?[\w.-]+)")
 _ARRAY = re.compile(r"\b(pred|[a-z]+(\d+)\w*)\[([\d,]*)\]")
 
@@ -47,8 +47,9 @@ class Collective:
 
 
 class Operation(NamedTuple):
-    """A line of HLO: `%its_name = type name(rest`."""
+    """A line of HLO: `%result = type name(rest`."""
 
+    result: str
     type: str
     name: str
     rest: str
@@ -61,7 +62,7 @@ def read_collectives(hlo: str, mesh_shape: Mapping[str, int], slices: Sequence[i
     """
     entry, computations = _computations(hlo)
     found: dict[tuple[str, tuple[str, ...], int, int], list[tuple[int, int]]] = collections.defaultdict(list)
-    for times, kind, operation in _once(_walk(entry, 1, computations)):
+    for times, kind, operation in _walk(entry, 1, computations):
         members = _members(operation.rest, math.prod(mesh_shape.values()))
         if len(members) > 1:
             spanned = len({slices[place] for place in members}) if slices else 1
@@ -82,7 +83,7 @@ def _computations(hlo: str) -> tuple[str, dict[str, list[Operation]]]:
             operations = computations.setdefault(begins["name"], [])
             entry = begins["name"] if begins["entry"] else entry
         elif operation := _OPERATION.match(line):
-            operations.append(Operation(operation["type"], operation["name"], operation["rest"]))
+            operations.append(Operation(**operation.groupdict()))
     return entry, computations
 
 
@@ -96,21 +97,20 @@ def _walk(
             # A TPU's reduce-scatter is a kernel that XLA describes as an all-reduce of which each takes its part.
             yield times, "reduce-scatter" if computation.startswith("all-reduce-scatter") else kind, operation
             continue  # what it calls adds two numbers
-        for called in re.findall(r"[\w.-]+", " ".join(_CALLED.findall(operation.rest))):
+        for called in _called(operation):
             inner = list(_walk(called, times, computations))
             trips = _trips(operation.rest, computations) if inner and operation.name == "while" else 1
             yield from ((trips * count, kind, one) for count, kind, one in inner)
 
 
-def _once(found: Iterable[tuple[int, str, Operation]]) -> Iterator[tuple[int, str, Operation]]:
-    """Yields each but once: XLA repeats one in all the computations that run while it is under way."""
-    channels: set[str] = set()
-    for times, kind, operation in found:
-        channel = re.search(r"channel_id=(\d+)", operation.rest)
-        if channel is None or channel[1] not in channels:
-            yield times, kind, operation
-        if channel is not None:
-            channels.add(channel[1])
+def _called(operation: Operation) -> list[str]:
+    """Returns the computations that it runs.
+
+    A TPU's program repeats a collective in those that run while it is under way, and in the one that ends it.
+    """
+    called = re.findall(r"[\w.-]+", " ".join(_CALLED.findall(operation.rest)))
+    ends = operation.result.startswith("async-collective-done")
+    return [name for name in called if not ends and not name.startswith("async_collective_fusion")]
 
 
 def _trips(loop: str, computations: Mapping[str, list[Operation]]) -> int:

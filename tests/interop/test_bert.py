@@ -55,6 +55,7 @@ def test_what_does_not_fit_is_named_on_both_sides(tensors: dict[str, np.ndarray]
         "bert.encoder.layer.3.output.dense.bias": np.zeros(24, np.float32),
         "bert.embeddings.LayerNorm.bias": np.zeros(25, np.float32),
         "cls.predictions.bias": np.zeros(70, np.float64),
+        "bert.embeddings.LayerNorm.weight": np.full(24, np.nan, np.float32),
         DECODER: tensors[WORDS] + 1,
     }
     with pytest.raises(UserError) as caught:
@@ -64,6 +65,7 @@ def test_what_does_not_fit_is_named_on_both_sides(tensors: dict[str, np.ndarray]
         "bert.encoder.layer.3.output.dense.bias has no place",
         "bert.embeddings.LayerNorm.bias is [25], expected [24]",
         "cls.predictions.bias is float64",
+        "bert.embeddings.LayerNorm.weight holds numbers that are not finite",
         f"{DECODER} is not {WORDS}",
     ):
         assert part in str(caught.value)

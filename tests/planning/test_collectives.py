@@ -26,18 +26,19 @@ PROGRAM = """HloModule jit_step, is_scheduled=true
   ROOT %part = bf16[16,8]{1,0} dynamic-slice(%r), dynamic_slice_sizes={16,8}
 }
 
-%begun (p: bf16[4,4]) -> bf16[16,4] {
+%begin (p: bf16[4,4]) -> bf16[16,4] {
   ROOT %g1 = bf16[16,4]{1,0} all-gather(%p), channel_id=3, replica_groups=[2,4]<=[8], dimensions={0}
 }
 
-%meanwhile (p: bf16[4,4]) -> bf16[16,4] {
+%async_collective_fusion.1 (p: bf16[4,4]) -> bf16[16,4] {
   ROOT %g2 = bf16[16,4]{1,0} all-gather(%p), channel_id=3, replica_groups=[2,4]<=[8], dimensions={0}
 }
 
 %body (s: (s32[], f32[10])) -> (s32[], f32[10]) {
   %s = (s32[], f32[10]{0}) parameter(0)
-  %f1 = bf16[16,4]{1,0} fusion(%q), kind=kCustom, calls=%begun
-  %f2 = bf16[16,4]{1,0} fusion(%q), kind=kCustom, calls=%meanwhile
+  %async-collective-start.2 = bf16[16,4]{1,0} fusion(%q), kind=kCustom, calls=%begin
+  %fusion.1 = bf16[16,4]{1,0} fusion(%q), kind=kCustom, calls=%async_collective_fusion.1
+  %async-collective-done.2 = bf16[16,4]{1,0} fusion(%q), kind=kCustom, calls=%begin
   %many = (f32[10]{0:T(128)S(1)}, f32[6]{0}) all-reduce(%u, %v), channel_id=4, replica_groups=GROUPS, to_apply=%add
   ROOT %t = (s32[], f32[10]{0}) tuple(%i, %h)
 }
