@@ -90,8 +90,8 @@ class ModelConfig:
     unroll_layers: bool = free(False)
     """True compiles every block by itself: slower to compile, often faster to run, same result to rounding."""
     remat: Literal["none", "products", "block"] = free("none")
-    """What the backward pass computes again to save memory: nothing; all but the products with weights and the draws of
-    dropout; whole blocks. Same result to rounding."""
+    """What the backward pass computes again of a block to save memory: what is quick, but no product; the products of
+    attention, too; all of it. Same result to rounding."""
 
     def __post_init__(self) -> None:
         _check_positive(

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from bertjax.model import layers
+
+PRODUCTS = "attention products"
+"""The averages, and the weights that they are of, by which rematerialisation knows them."""
 
 
 def attention(
@@ -25,19 +31,44 @@ def attention(
     Softmax is computed in float32. Padding (span 0) sees padding, so that its rows stay finite; nothing else sees it.
     Source: Vaswani et al. 2017, section 3.2.1.
     """
-    weights_BHST = attention_weights(q_BSHK, k_BTHK, spans_BS, reach=reach).astype(v_BTHK.dtype)
+    weights_BHST = attention_weights(q_BSHK, k_BTHK, spans_BS, reach=reach, dtype=v_BTHK.dtype)
     weights_BHST = layers.dropout(weights_BHST, dropout, key)
-    return jnp.einsum("BHST,BTHK->BSHK", weights_BHST, v_BTHK)
+    return checkpoint_name(jnp.einsum("BHST,BTHK->BSHK", weights_BHST, v_BTHK), PRODUCTS)
 
 
 def attention_weights(
-    q_BSHK: jax.Array, k_BTHK: jax.Array, spans_BS: jax.Array, *, reach: jax.Array | None = None
+    q_BSHK: jax.Array,
+    k_BTHK: jax.Array,
+    spans_BS: jax.Array,
+    *,
+    reach: jax.Array | None = None,
+    dtype: jax.typing.DTypeLike = jnp.float32,
 ) -> jax.Array:
-    """Returns weights_BHST, float32: each position t's share in the average that s gets; they sum to 1 over t."""
+    """Returns weights_BHST: each position t's share in the average that s gets; they sum to 1 over t."""
     keep_BST = spans_BS[:, :, None] == spans_BS[:, None, :]
     if reach is not None:
         places = jnp.arange(spans_BS.shape[1])
         keep_BST = keep_BST & (jnp.abs(places[:, None] - places[None, :]) <= reach)[None]
     logits_BHST = jnp.einsum("BSHK,BTHK->BHST", q_BSHK, k_BTHK, preferred_element_type=jnp.float32)
     logits_BHST = jnp.where(keep_BST[:, None], logits_BHST * q_BSHK.shape[-1] ** -0.5, layers.LARGE_NEGATIVE)
-    return jax.nn.softmax(logits_BHST)
+    return softmax(logits_BHST, dtype)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def softmax(logits: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:
+    """Returns the softmax over the last axis in `dtype`, computed in that of the logits.
+
+    Its derivative is written out, because it needs nothing but the result: half of the memory where that is bfloat16.
+    """
+    return jax.nn.softmax(logits).astype(dtype)
+
+
+@softmax.defjvp
+def _softmax_jvp(
+    dtype: jax.typing.DTypeLike, primals: tuple[jax.Array], tangents: tuple[jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    (logits,), (change,) = primals, tangents
+    rounded = checkpoint_name(softmax(logits, dtype), PRODUCTS)
+    weights = rounded.astype(logits.dtype)
+    change = weights * (change - jnp.sum(weights * change, axis=-1, keepdims=True))
+    return rounded, change.astype(dtype)

@@ -16,7 +16,7 @@ from flax import nnx
 from bertjax.config import ModelConfig
 from bertjax.errors import UserError
 from bertjax.model import layers, modernbert
-from bertjax.model.attention import attention, attention_weights
+from bertjax.model.attention import PRODUCTS, attention, attention_weights
 from bertjax.sharding import (
     ACT_B,
     ACT_BSF,
@@ -34,14 +34,15 @@ from bertjax.sharding import (
 
 VOCAB_MULTIPLE = 128  # TPU lanes; also divides over every mesh whose (model, fsdp) axes are powers of two up to it
 
+_PRODUCTS_WITH_WEIGHTS = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+_named = jax.checkpoint_policies.save_only_these_names
+_both = jax.checkpoint_policies.save_from_both_policies
 KEPT = {
-    "products": jax.checkpoint_policies.save_from_both_policies(
-        jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-        jax.checkpoint_policies.save_only_these_names(layers.DRAWS),
-    ),
+    "none": _both(_PRODUCTS_WITH_WEIGHTS, _named(layers.DRAWS, PRODUCTS)),
+    "products": _both(_PRODUCTS_WITH_WEIGHTS, _named(layers.DRAWS)),
     "block": jax.checkpoint_policies.nothing_saveable,
 }
-"""What rematerialisation keeps of a block, beside what goes into it, by the name of the config."""
+"""What is kept of a block for the backward pass, beside what goes into it, by the config's name for what is not."""
 
 
 def padded_vocab_size(c: ModelConfig) -> int:
@@ -186,9 +187,8 @@ class Encoder(nnx.Module):
 
         keys = None if blocks_key is None else jax.random.split(blocks_key, self.c.layers)
         scanned = (stacked, jnp.arange(self.c.layers), keys)
-        if self.c.remat != "none":
-            # A loop's barrier already keeps XLA from merging the second computation with the first.
-            body = jax.checkpoint(body, policy=KEPT[self.c.remat], prevent_cse=self.c.unroll_layers)
+        # A loop's barrier already keeps XLA from merging the second computation with the first.
+        body = jax.checkpoint(body, policy=KEPT[self.c.remat], prevent_cse=self.c.unroll_layers)
         last_BSD, hidden_LBSD = jax.lax.scan(body, x_BSD, scanned, unroll=self.c.unroll_layers)
         last_BSD = self.final_norm(last_BSD)
         return last_BSD if hidden_LBSD is None else jnp.concatenate([x_BSD[None], hidden_LBSD[:-1], last_BSD[None]])

@@ -22,8 +22,8 @@ from bertjax.training.pretraining import make_pretraining
 def estimate_step(c: Config, mesh: AbstractMesh, *, per_slice: int, pairs_per_row: int, next_sentence: bool) -> Step:
     """Returns what a step comes to on `per_slice` devices to a slice, or node.
 
-    Of temporaries: what is kept for the backward pass of a microbatch, by its very shapes, what a block is computed
-    again with, and float32 gradients. A compiler may need less or more; docs/plan.md has both for TPUs.
+    Of temporaries: what is kept for the backward pass of a microbatch, by its very shapes, what one block computes
+    again of it, and float32 gradients. A compiler may need less or more; docs/plan.md has both for TPUs.
     """
     part = dataclasses.replace(c.train, batch_size=c.train.batch_size // c.train.microbatches)
     part_of_c = dataclasses.replace(c, train=part)
@@ -32,7 +32,7 @@ def estimate_step(c: Config, mesh: AbstractMesh, *, per_slice: int, pairs_per_ro
         run = make_pretraining(c, next_sentence=next_sentence)
         state = step.abstract_state(run.make_model, run.optimizer)
         kept = held_by(_kept(part_of_c, state.params, mesh, pairs_per_row))
-        again = 0 if c.model.remat == "none" else held_by(_kept(everything, state.params, mesh, pairs_per_row))
+        again = held_by(_kept(everything, state.params, mesh, pairs_per_row)) - kept
     temporaries = kept + again // c.model.layers + held_by(state.params)
     arguments = held_by((state, abstract_batch(c, mesh, pairs_per_row)))
     memory = Memory(arguments, temporaries, held_by(state), held_by(state))

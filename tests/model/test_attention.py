@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bertjax.model.attention import attention
+from bertjax.model.attention import attention, softmax
 
 SPANS_BS = np.array([[1, 1, 1, 2, 2, 0], [1, 1, 1, 1, 1, 1], [0, 0, 0, 0, 0, 0]], np.int32)
 
@@ -34,6 +34,22 @@ def test_softmax_is_computed_in_float32() -> None:
     o_BSHK = attention(q_BSHK, k_BTHK, v_BTHK, jnp.ones((1, 2), jnp.int32), dropout=0.0, key=None)
     assert o_BSHK.dtype == jnp.bfloat16
     np.testing.assert_allclose(o_BSHK.astype(jnp.float32), 1 / (1 + np.exp(-0.125)), rtol=4e-3)
+
+
+def test_softmax_has_its_derivative() -> None:
+    """Also of a row whose logits are all masked, and of a weight that is 0."""
+    rng = np.random.default_rng(0)
+    logits = jnp.array(rng.normal(size=(5, 7)), jnp.float32).at[1].set(-1e9).at[2, 3].set(-1e9)
+    change = jnp.array(rng.normal(size=(5, 7)), jnp.float32)
+    weights, wanted = jax.jvp(jax.nn.softmax, (logits,), (change,))
+    ours, found = jax.jvp(lambda x: softmax(x, jnp.float32), (logits,), (change,))
+    np.testing.assert_array_equal(ours, weights)
+    np.testing.assert_allclose(found, wanted, atol=1e-6)
+    transposed = jax.vjp(lambda x: softmax(x, jnp.float32), logits)[1](change)[0]
+    np.testing.assert_allclose(transposed, wanted, atol=1e-6)  # the matrix of derivatives is symmetric
+    _, rough = jax.jvp(lambda x: softmax(x, jnp.bfloat16), (logits,), (change,))
+    assert rough.dtype == jnp.bfloat16
+    np.testing.assert_allclose(rough.astype(jnp.float32), wanted, atol=1e-2)
 
 
 def test_dropout_zeroes_weights_and_scales_the_others() -> None:

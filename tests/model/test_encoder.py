@@ -98,6 +98,24 @@ def test_unrolled_layers_are_the_scanned_ones(key: jax.Array | None) -> None:
     np.testing.assert_allclose(x_BSD, y_BSD, atol=1e-5)
 
 
+@pytest.mark.parametrize(("remat", "kept"), [("none", ["bfloat16", "bool"]), ("products", ["bool"]), ("block", [])])
+def test_attention_keeps_little_for_the_backward_pass(remat: Any, kept: list[str]) -> None:
+    """Its weights in the precision of the products, and what dropout drew."""
+    model = tiny.encoder(dataclasses.replace(tiny.CONFIG, remat=remat, max_positions=40))
+    graphdef, params = nnx.split(model)
+    params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
+    ids_BS = jnp.ones((3, 40), jnp.int32)
+
+    def residuals(params: nnx.State) -> Any:
+        def encode(params: nnx.State) -> jax.Array:
+            return nnx.merge(graphdef, params)(ids_BS, 0 * ids_BS, ids_BS, ids_BS, key=jax.random.key(0))
+
+        return jax.vjp(encode, params)[1]
+
+    found = jax.tree.leaves(jax.eval_shape(residuals, params))
+    assert sorted(str(x.dtype) for x in found if x.shape[-2:] == (40, 40)) == kept
+
+
 def test_all_layers_are_the_embeddings_and_every_block() -> None:
     model = tiny.encoder()
     hidden_LBSD = tiny.encode(model, PACKED, all_layers=True)

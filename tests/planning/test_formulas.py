@@ -44,12 +44,12 @@ def temporaries(c: Config, **how: Any) -> int:
 def test_activations_grow_with_the_rows_of_a_chip_and_shrink_with_what_saves_them() -> None:
     whole = temporaries(CONFIG)
     gradients = whole - (temporaries(changed(batch_size=128)) - whole)
-    assert 0 < gradients < whole / 4
+    assert 0 < gradients < whole / 3
     assert temporaries(changed(batch_size=128, microbatches=2)) == pytest.approx(whole, rel=0.01)
     assert temporaries(CONFIG, sizes=(16, 1, 1)) == pytest.approx((whole + gradients) / 2, rel=0.01)
     by_remat = [temporaries(changed(remat=remat)) for remat in ("none", "products", "block")]
     assert by_remat == sorted(by_remat, reverse=True)
-    assert by_remat[2] < 0.5 * by_remat[0]
+    assert by_remat[2] < 0.6 * by_remat[0]
 
 
 def test_weights_that_are_cut_take_their_part_of_the_memory() -> None:
