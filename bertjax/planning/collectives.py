@@ -16,6 +16,7 @@ KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective
 _COMPUTATION = re.compile(r"(?P<entry>ENTRY )?%?(?P<name>[\w.-]+) \(.*\{$")
 _OPERATION = re.compile(r"\s+(?:ROOT )?%?(?P<result>[\w.-]+) = (?P<type>\(.*?\)|\S+) (?P<name>[\w-]+)\((?P<rest>.*)")
 _CALLED = re.compile(r"(?:calls|body|to_apply|branch_computations)=(\{[^}]*\}|%?[\w.-]+)")
+_BETWEEN_SLICES = re.compile(r'_xla_megascale_transfer_type="(\w+)"')
 _ARRAY = re.compile(r"\b(pred|[a-z]+(\d+)\w*)\[([\d,]*)\]")
 
 
@@ -63,7 +64,10 @@ def read_collectives(hlo: str, mesh_shape: Mapping[str, int], slices: Sequence[i
     entry, computations = _computations(hlo)
     found: dict[tuple[str, tuple[str, ...], int, int], list[tuple[int, int]]] = collections.defaultdict(list)
     for times, kind, operation in _walk(entry, 1, computations):
-        members = _members(operation.rest, math.prod(mesh_shape.values()))
+        if operation.name == "send":
+            members = _firsts_of_slices(operation.rest, slices or [])
+        else:
+            members = _members(operation.rest, math.prod(mesh_shape.values()))
         if len(members) > 1:
             spanned = len({slices[place] for place in members}) if slices else 1
             key = (kind, _axes(members, mesh_shape), len(members), spanned)
@@ -93,14 +97,16 @@ def _walk(
     """Yields (how often it runs, its kind, itself) of all collectives that this computation comes to."""
     for operation in computations[computation]:
         kind = operation.name.removesuffix("-start")
-        if kind in KINDS:
+        if between := _BETWEEN_SLICES.search(operation.rest) if operation.name == "send" else None:
+            yield times, between[1].lower().replace("_", "-"), operation
+        elif kind in KINDS:
             # A TPU's reduce-scatter is a kernel that XLA describes as an all-reduce of which each takes its part.
             yield times, "reduce-scatter" if computation.startswith("all-reduce-scatter") else kind, operation
-            continue  # what it calls adds two numbers
-        for called in _called(operation):
-            inner = list(_walk(called, times, computations))
-            trips = _trips(operation.rest, computations) if inner and operation.name == "while" else 1
-            yield from ((trips * count, kind, one) for count, kind, one in inner)
+        else:  # what a collective calls adds two numbers
+            for called in _called(operation):
+                inner = list(_walk(called, times, computations))
+                trips = _trips(operation.rest, computations) if inner and operation.name == "while" else 1
+                yield from ((trips * count, kind, one) for count, kind, one in inner)
 
 
 def _called(operation: Operation) -> list[str]:
@@ -139,6 +145,21 @@ def _members(rest: str, devices: int) -> np.ndarray:
     raise ValueError(f"a collective whose groups are not understood: {rest[:300]}")
 
 
+def _firsts_of_slices(rest: str, slices: Sequence[int]) -> np.ndarray:
+    """Returns a place in each of the slices among which a send goes on: the first, for the others are alike.
+
+    A TPU's program hands what crosses slices to its host, whose runtime does the collective. It names the slices from 1
+    on, `"{1,2}x{0:15}"`, or one chip of each, `{{100003,200003},...}`.
+    """
+    target = re.search(r'_xla_megascale_target="?\{\{?([\d,]+)\}', rest)
+    if target is None:
+        raise ValueError(f"a transfer between slices that is not understood: {rest[:300]}")
+    chips = 100_000
+    named = [number // chips if number >= chips else number for number in _numbers(target[1])]
+    order = sorted(set(slices))
+    return np.array([list(slices).index(order[number - 1]) for number in named])
+
+
 def _named_members(mesh: str, order: str | None, axes: str) -> np.ndarray:
     """Returns the places that differ along axes as XLA names them, `'a'` or, a factor of one, `'a':(before)ways`."""
     sizes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", mesh)}
@@ -170,6 +191,9 @@ def _size(operation: Operation, group: int) -> int:
     result = sum(_bytes(found) for found in _ARRAY.finditer(operation.type))
     if operation.name == "all-gather-start":
         return result * group // (group + 1)  # the type has what goes in beside what comes out
+    if operation.name == "send":
+        sent = _bytes(next(_ARRAY.finditer(operation.type)))
+        return sent * group if '"ALL_GATHER"' in operation.rest else sent
     if operation.name == "collective-permute-start":
         return _bytes(next(_ARRAY.finditer(operation.type)))
     return result * group if operation.name.startswith("reduce-scatter") else result

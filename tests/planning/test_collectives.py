@@ -157,3 +157,23 @@ def test_tensor_parallelism_sends_activations() -> None:
         for rows in (8, 24)
     )
     assert many > 2 * few
+
+
+@pytest.mark.parametrize(
+    ("target", "kind", "size", "axes"),
+    [
+        ('"{1,2}x{0:3}"', "ALL_REDUCE", 4 * 8 * 4, ("data",)),
+        ("{{100000,200000},{100001,200001}}", "ALL_GATHER", 2 * 4 * 8 * 4, ("data",)),
+        ("{{100000,200000},{100001,200001}}", "REDUCE_SCATTER", 4 * 8 * 4, ("data",)),
+    ],
+)
+def test_what_a_chip_hands_to_its_host_is_sent_to_other_slices(
+    target: str, kind: str, size: int, axes: tuple[str, ...]
+) -> None:
+    how = f'frontend_attributes={{_xla_megascale_target={target},_xla_megascale_transfer_type="{kind}"}}'
+    host = f"  %s.1 = (f32[4,8]{{1,0}}, u32[], token[]) send(%x, %after), channel_id=2, is_host_transfer=true, {how}\n"
+    program = f"ENTRY %main (x: f32[10]) -> f32[10] {{\n{host}}}\n"
+    found = read_collectives(program, SHAPE, [0] * 4 + [1] * 4)
+    assert found == [Collective(kind.lower().replace("_", "-"), axes, group=2, slices=2, count=1, size=size)]
+    assert found[0].within == 0
+    assert found[0].between == (size if kind == "ALL_REDUCE" else size / 2)
