@@ -24,7 +24,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from bertjax import backend, command_line, pretrained, report, runs, sharding
+from bertjax import backend, command_line, pretrained, report, runs, sharding, storage
 from bertjax.config import FinetuneConfig, TaskDataConfig
 from bertjax.data import installed_docs
 from bertjax.data.batches import prefetched
@@ -76,18 +76,15 @@ def run(c: FinetuneConfig, workdir: str | Path) -> dict[str, float]:
         "heads": list(classifier_heads(model_config, c.task, c.train.pooling)),
         "examples": fingerprint(task),
     }
-    workdir = runs.open_workdir(workdir, c, facts, tokenizer)
 
     # 2. What a step reads: examples of about one length, a pure function of the step.
     per_epoch = -(-len(task.parts["train"].features.ids) // c.train.batch_size)
     steps = c.train.epochs * per_epoch
     batch_of = training_batches(task.parts["train"].features, c, tokenizer, mesh)
 
-    with (
-        jax.set_mesh(mesh),
-        Checkpoints(workdir, c.checkpoint, best=metric) as checkpoints,
-        StopRequest() as stop,
-    ):
+    with storage.opened(workdir) as folder, runs.lock(folder.files), jax.set_mesh(mesh):
+        runs.open_workdir(folder.files, c, facts, tokenizer)
+
         # 3. What a step does.
         def make_model(rngs: nnx.Rngs) -> nnx.Module:
             return task.make_model(model_config, c.train.pooling, rngs)
@@ -108,47 +105,48 @@ def run(c: FinetuneConfig, workdir: str | Path) -> dict[str, float]:
             chosen = task.choose(part, found)
             return task.figures(part, found, chosen) | dict(chosen) | dict(task.baselines)
 
-        # 4. Where it starts: the newest good checkpoint, or the pretrained encoder under a new head.
-        abstract = step.abstract_state(make_model, optimizer)
-        restored = checkpoints.restore(abstract, mesh)
-        state, counters = restored or (step.first_state(first_params(c, blueprint, make_model), optimizer), {})
-        start, waiting = int(state.step), Waiting(**counters.get("waiting", {}))
-        say_what_runs(task, c, mesh, start, steps)
+        with Checkpoints(folder, c.checkpoint, best=metric) as checkpoints, StopRequest() as stop:
+            # 4. Where it starts: the newest good checkpoint, or the pretrained encoder under a new head.
+            abstract = step.abstract_state(make_model, optimizer)
+            restored = checkpoints.restore(abstract, mesh)
+            state, counters = restored or (step.first_state(first_params(c, blueprint, make_model), optimizer), {})
+            start, waiting = int(state.step), Waiting(**counters.get("waiting", {}))
+            say_what_runs(task, c, mesh, start, steps)
 
-        # 5. The loop, as in train.py; evaluations come with a checkpoint, so that the best one can be kept.
-        eval_at = evaluation_steps(per_epoch, c.train.evals_per_epoch)
-        with MetricsLog(workdir, c.train, steps=steps, resumed_at=start, counters=counters) as log:
-            last = start if waiting.is_over(c.train.patience) else steps
-            for done, batch in zip(range(start + 1, last + 1), prefetched(batch_of, range(start, last)), strict=True):
-                state, figures = train_step(state, batch)
-                epoch, within = divmod(done - 1, per_epoch)
-                log.train(done, figures, epoch=epoch + 1)
-                if (within + 1) in eval_at:
-                    held_out = evaluate(state.params)
-                    log.evaluation(done, held_out, epoch=epoch + 1)
-                    waiting = waiting.after(held_out[metric])
-                    checkpoints.save(state, done, log.counters() | {"waiting": waiting._asdict()}, figures=held_out)
-                if stop.requested:
-                    log.flush()
-                    checkpoints.save(state, done, log.counters() | {"waiting": waiting._asdict()})
-                    break
-                if waiting.is_over(c.train.patience):
-                    print(f"stopped: evaluations without a better {metric}: {waiting.evaluations}", file=sys.stderr)
-                    break
-    stop.leave_if_requested()
+            # 5. The loop, as in train.py; evaluations come with a checkpoint, so that the best one can be kept.
+            eval_at = evaluation_steps(per_epoch, c.train.evals_per_epoch)
+            with MetricsLog(folder, c.train, steps=steps, resumed_at=start, counters=counters) as log:
+                last = start if waiting.is_over(c.train.patience) else steps
+                coming = prefetched(batch_of, range(start, last))
+                for done, batch in zip(range(start + 1, last + 1), coming, strict=True):
+                    state, figures = train_step(state, batch)
+                    epoch, within = divmod(done - 1, per_epoch)
+                    log.train(done, figures, epoch=epoch + 1)
+                    if (within + 1) in eval_at:
+                        held_out = evaluate(state.params)
+                        log.evaluation(done, held_out, epoch=epoch + 1)
+                        waiting = waiting.after(held_out[metric])
+                        checkpoints.save(state, done, log.counters() | {"waiting": waiting._asdict()}, figures=held_out)
+                    if stop.requested:
+                        log.flush()
+                        checkpoints.save(state, done, log.counters() | {"waiting": waiting._asdict()})
+                        break
+                    if waiting.is_over(c.train.patience):
+                        print(f"stopped: evaluations without a better {metric}: {waiting.evaluations}", file=sys.stderr)
+                        break
+        stop.leave_if_requested()
 
-    # 6. What it came to: the best checkpoint's figures and predictions.
-    with jax.set_mesh(mesh):
-        best = best_step(workdir, metric)
-        params = load_params(workdir, abstract.params, step=best)
+        # 6. What it came to: the best checkpoint's figures and predictions.
+        best = best_step(folder.path, metric)
+        params = load_params(folder.path, abstract.params, step=best)
         found = {name: outputs(params, part) for name, part in task.parts.items() if name != "train"}
-    chosen = task.choose(task.parts["validation"], found["validation"])
-    final = figures_of(task, found, chosen)
-    write_predictions(task, found, chosen, workdir, c.data.submission)
-    for figure in sorted(name for name in final if name.startswith(metric)):
-        print(f"best checkpoint: step {best}, {figure} {final[figure]:.4f}", file=sys.stderr)
-    print(f"the report is {report.write_report(workdir)}", file=sys.stderr)
-    return final
+        chosen = task.choose(task.parts["validation"], found["validation"])
+        final = figures_of(task, found, chosen)
+        write_predictions(task, found, chosen, folder.files, c.data.submission)
+        for figure in sorted(name for name in final if name.startswith(metric)):
+            print(f"best checkpoint: step {best}, {figure} {final[figure]:.4f}", file=sys.stderr)
+        print(f"the report is {folder.path / report.write_report(folder.files).name}", file=sys.stderr)
+        return final
 
 
 def pretrained_blueprint(c: FinetuneConfig) -> Blueprint:

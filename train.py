@@ -18,7 +18,7 @@ from typing import NamedTuple
 import jax
 from flax import nnx
 
-from bertjax import backend, command_line, hosts, pretrained, report, runs, sharding
+from bertjax import backend, command_line, hosts, pretrained, report, runs, sharding, storage
 from bertjax.config import Config
 from bertjax.data import batches as data
 from bertjax.data.mixture import Mixture, check_together, open_mixture
@@ -59,41 +59,35 @@ def run(c: Config, workdir: str | Path) -> dict[str, float]:
     for phase in phases:
         part = phase.config.train
         sharding.check_batch(part.batch_size, mesh, microbatches=part.microbatches)
-    workdir = Path(workdir)
 
-    with (
-        runs.lock(workdir),
-        jax.set_mesh(mesh),
-        Checkpoints(workdir, c.checkpoint) as checkpoints,
-        StopRequest() as stop,
-    ):
+    with storage.opened(workdir) as folder, runs.lock(folder.files), jax.set_mesh(mesh):
         facts = {"corpus": " ".join(corpus.fingerprint for corpus in corpora)}
-        runs.open_workdir(workdir, c, facts, corpora[0].tokenizer)
+        runs.open_workdir(folder.files, c, facts, corpora[0].tokenizer)
 
-        # 2. Where it starts: the newest good checkpoint, or weights that are born sharded.
-        make_model, optimizer, _, _ = make_pretraining(c, next_sentence=corpora[0].next_sentence)
-        restored = checkpoints.restore(step.abstract_state(make_model, optimizer), mesh)
-        state, counters = restored or (
-            step.first_state(first_params(c, corpora[0], make_model), optimizer),
-            {},
-        )
-        start = int(state.step)
-        say_what_runs(c, phases, mesh, state, start)
+        with Checkpoints(folder, c.checkpoint) as checkpoints, StopRequest() as stop:
+            # 2. Where it starts: the newest good checkpoint, or weights that are born sharded.
+            make_model, optimizer, _, _ = make_pretraining(c, next_sentence=corpora[0].next_sentence)
+            restored = checkpoints.restore(step.abstract_state(make_model, optimizer), mesh)
+            state, counters = restored or (
+                step.first_state(first_params(c, corpora[0], make_model), optimizer),
+                {},
+            )
+            start = int(state.step)
+            say_what_runs(c, phases, mesh, state, start)
 
-        # 3. What it does, phase by phase.
-        with MetricsLog(workdir, c.train, steps=c.train.steps, resumed_at=start, counters=counters) as log:
-            for phase in phases:
-                if start < phase.steps.stop:
+            # 3. What it does, phase by phase.
+            with MetricsLog(folder, c.train, steps=c.train.steps, resumed_at=start, counters=counters) as log:
+                for phase in (phase for phase in phases if start < phase.steps.stop):
                     state, leaving = train(phase, max(start, phase.steps.start), state, mesh, checkpoints, log, stop)
                     if leaving:
                         break
 
-    # 4. What it came to.
-    stop.leave_if_requested()
-    if hosts.is_first():
-        hosts.say(f"the report is {report.write_report(workdir)}")
-    hosts.wait_for_all("the report is written")
-    return last_evaluation(workdir)
+        # 4. What it came to.
+        stop.leave_if_requested()
+        if hosts.is_first():
+            hosts.say(f"the report is {folder.path / report.write_report(folder.files).name}")
+        hosts.wait_for_all("the report is written")
+        return last_evaluation(folder.files)
 
 
 def train(

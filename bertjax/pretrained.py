@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from bertjax import runs
+from bertjax import runs, storage
 from bertjax.config import CheckpointConfig, Config, FinetuneConfig, MeshConfig, ModelConfig, TaskDataConfig
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import UserError
@@ -147,7 +147,7 @@ def import_folder(source: str | Path, directory: str | Path) -> dict[str, Any]:
         params = read_params(source, b)
         try:
             runs.open_workdir(directory, Imported(), facts, tokenizer)
-            with Checkpoints(directory, CheckpointConfig()) as checkpoints:
+            with storage.opened(directory) as folder, Checkpoints(folder, CheckpointConfig()) as checkpoints:
                 checkpoints.save(TrainState(jnp.int32(0), params, {}), 0, {})
         except BaseException:
             shutil.rmtree(directory, ignore_errors=True)  # complete or not there at all

@@ -16,6 +16,7 @@ from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import UserError
 from bertjax.inference import Model, load
 from bertjax.sharding import ACT_B
+from bertjax.storage import Folder
 from bertjax.tasks.classification import SequenceClassifier
 from bertjax.training.checkpoints import Checkpoints
 from bertjax.training.step import TrainState
@@ -31,7 +32,7 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     Tokenizer.train(TEXTS * 2, vocab_size=120).save(directory / "made")
     c = Config(model=tiny.CONFIG, data=DataConfig(seq_len=16))
     workdir = runs.open_workdir(directory / "workdir", c, {}, Tokenizer.load(directory / "made"))
-    with jax.set_mesh(tiny.one_device()), Checkpoints(workdir, CheckpointConfig()) as checkpoints:
+    with jax.set_mesh(tiny.one_device()), Checkpoints(Folder(workdir), CheckpointConfig()) as checkpoints:
         checkpoints.save(TrainState(jnp.int32(1), nnx.state(tiny.bert()), {}), 1, {})
     return workdir
 
@@ -78,7 +79,7 @@ def tuned(workdir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         return SequenceClassifier(tiny.CONFIG, 3, rngs=nnx.Rngs(0))
 
     keep_all = CheckpointConfig(keep=3)
-    with jax.set_mesh(tiny.one_device()), Checkpoints(tuned, keep_all, best="accuracy") as checkpoints:
+    with jax.set_mesh(tiny.one_device()), Checkpoints(Folder(tuned), keep_all, best="accuracy") as checkpoints:
         params = jax.jit(lambda: nnx.state(make()), compiler_options=tiny.QUICK)()
         for step, (label, accuracy) in enumerate([(0, 0.5), (1, 0.7), (2, 0.6)], 1):
             params["classifier"]["bias"][...] = 5 * jax.nn.one_hot(label, 3)

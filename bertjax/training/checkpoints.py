@@ -10,18 +10,17 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from etils import epath
 from flax import nnx
 from orbax.checkpoint import v1 as ocp
 
-from bertjax import hosts
+from bertjax import hosts, storage
 from bertjax.config import CheckpointConfig
 from bertjax.errors import UserError
 from bertjax.training.step import TrainState
@@ -33,8 +32,8 @@ PARAMS, REST, RECORD = "params", "rest", "record"
 class Checkpoints:
     """The checkpoints of a workdir, for the run that writes them."""
 
-    def __init__(self, workdir: str | Path, c: CheckpointConfig, *, best: str | None = None):
-        """Opens them; the checkpoint whose figure `best` is the highest is kept, too."""
+    def __init__(self, folder: storage.Folder, c: CheckpointConfig, *, best: str | None = None):
+        """Opens those of a run's folder; the one whose figure `best` is the highest is kept, too."""
         keeps = ocp.training.preservation_policies
         policies: list[Any] = [keeps.LatestN(c.keep)]
         if c.keep_every is not None:
@@ -43,8 +42,8 @@ class Checkpoints:
             policies.append(
                 keeps.BestN(get_metric_fn=lambda figures: figures[best], n=1, keep_checkpoints_without_metrics=False)
             )
-        self._directory = Path(workdir).absolute() / "checkpoints"
-        self._damaged = Path(workdir).absolute() / "damaged"
+        self._folder = folder
+        self._directory, self._damaged = _directory(folder.path), storage.absolute(folder.path) / "damaged"
         self._checkpointer = ocp.training.Checkpointer(
             self._directory,
             preservation_policy=keeps.AnyPreservationPolicy(policies),
@@ -73,6 +72,8 @@ class Checkpoints:
     ) -> None:
         """Starts to save; returns when the arrays are copied off the device, so that they may be donated.
 
+        The run's other files go along, if it is kept in an object store.
+
         `counters` is any JSON object, given back by `restore`; `figures`, {name: value}, is what `best` looks at.
         """
         if self.steps and self.steps[-1] == step:
@@ -84,6 +85,7 @@ class Checkpoints:
             self._checkpointer.save_checkpointables_async(
                 step, parts, metrics=None if figures is None else dict(figures)
             )
+        self._folder.send()
 
     def restore(self, abstract: TrainState, mesh: jax.sharding.Mesh) -> tuple[TrainState, dict[str, Any]] | None:
         """Returns the newest good state, placed on the mesh, and its counters; None if there is no checkpoint.
@@ -112,8 +114,8 @@ class Checkpoints:
         hosts.wait_for_all(f"checkpoint {step} is not read any more")
         if hosts.is_first():
             self._damaged.mkdir(exist_ok=True)
-            shutil.rmtree(self._damaged / str(step), ignore_errors=True)
-            shutil.move(self._directory / str(step), self._damaged / str(step))
+            (self._damaged / str(step)).rmtree(missing_ok=True)
+            (self._directory / str(step)).rename(self._damaged / str(step))
         hosts.wait_for_all(f"checkpoint {step} is moved")
         self._checkpointer.reload()
         hosts.say(
@@ -126,12 +128,16 @@ class Damaged(Exception):
     """A checkpoint cannot be read, or reads other than it was written."""
 
 
-def load_params(workdir: str | Path, abstract: nnx.State, *, step: int | None = None) -> nnx.State:
+def _directory(workdir: epath.PathLike) -> epath.Path:
+    return storage.absolute(workdir) / "checkpoints"
+
+
+def load_params(workdir: epath.PathLike, abstract: nnx.State, *, step: int | None = None) -> nnx.State:
     """Returns the weights of a workdir's newest checkpoint, or of the one of `step`, placed as `abstract` says.
 
     Needs a mesh (`jax.set_mesh`). Raises: UserError if there is none, it is damaged, or it is of another model.
     """
-    directory, steps = Path(workdir).absolute() / "checkpoints", saved_steps(workdir)
+    directory, steps = _directory(workdir), saved_steps(workdir)
     if step is not None and step not in steps:
         raise UserError(f"no checkpoint of step {step} in {directory}; there are {steps}")
     path = directory / str(newest_step(workdir) if step is None else step)
@@ -142,32 +148,32 @@ def load_params(workdir: str | Path, abstract: nnx.State, *, step: int | None = 
     return _unnamed(abstract, params)
 
 
-def newest_step(workdir: str | Path) -> int:
+def newest_step(workdir: epath.PathLike) -> int:
     """Returns the step of the newest checkpoint. Raises: UserError if there is none."""
     steps = saved_steps(workdir)
     if not steps:
-        raise UserError(f"no checkpoint in {Path(workdir).absolute() / 'checkpoints'}; there are []")
+        raise UserError(f"no checkpoint in {_directory(workdir)}; there are []")
     return steps[-1]
 
 
-def saved_steps(workdir: str | Path) -> list[int]:
+def saved_steps(workdir: epath.PathLike) -> list[int]:
     """Returns the steps that a workdir has whole checkpoints of, ascending."""
-    directory = Path(workdir).absolute() / "checkpoints"
-    return sorted(int(p.name) for p in directory.glob("*") if p.name.isdigit()) if directory.is_dir() else []
+    directory = _directory(workdir)
+    return sorted(int(p.name) for p in directory.iterdir() if p.name.isdigit()) if directory.is_dir() else []
 
 
-def best_step(workdir: str | Path, figure: str) -> int:
+def best_step(workdir: epath.PathLike, figure: str) -> int:
     """Returns the step of the checkpoint whose saved figures have the highest `figure`, the earliest of equals."""
-    with ocp.training.Checkpointer(Path(workdir).absolute() / "checkpoints") as checkpointer:
+    with ocp.training.Checkpointer(_directory(workdir)) as checkpointer:
         scored = [(c.metrics[figure], -c.step) for c in checkpointer.checkpoints if c.metrics]
     if not scored:
         raise UserError(f"no checkpoint with {figure} in {workdir}")
     return -max(scored)[1]
 
 
-def saved_figures(workdir: str | Path, step: int) -> dict[str, float]:
+def saved_figures(workdir: epath.PathLike, step: int) -> dict[str, float]:
     """Returns the figures that a checkpoint was saved with; none where it was saved without."""
-    with ocp.training.Checkpointer(Path(workdir).absolute() / "checkpoints") as checkpointer:
+    with ocp.training.Checkpointer(_directory(workdir)) as checkpointer:
         return next((dict(c.metrics or {}) for c in checkpointer.checkpoints if c.step == step), {})
 
 
@@ -191,7 +197,7 @@ def _join(abstract: TrainState, parts: tuple[Arrays, Arrays]) -> TrainState:
 
 
 def _load(
-    path: Path, abstract: tuple[Arrays, Arrays], mesh: jax.sharding.Mesh
+    path: epath.Path, abstract: tuple[Arrays, Arrays], mesh: jax.sharding.Mesh
 ) -> tuple[tuple[Arrays, Arrays], dict[str, Any]]:
     """Returns the arrays that `abstract` asks for, an empty part not at all, and the counters.
 
@@ -229,7 +235,7 @@ def _target(x: jax.Array, mesh: jax.sharding.Mesh) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=jax.NamedSharding(mesh, jax.typeof(x).sharding.spec))
 
 
-def _compare(path: Path, wanted: Mapping[str, Any], stored: Mapping[str, Any]) -> None:
+def _compare(path: epath.Path, wanted: Mapping[str, Any], stored: Mapping[str, Any]) -> None:
     differences = [f"{name} is missing" for name in sorted(wanted.keys() - stored.keys())]
     differences += [f"{name} is not part of the model" for name in sorted(stored.keys() - wanted.keys())]
     for name in sorted(wanted.keys() & stored.keys()):
@@ -252,7 +258,7 @@ def _damage_told() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _explained(directory: Path) -> Iterator[None]:
+def _explained(directory: epath.Path) -> Iterator[None]:
     """Turns a failure to write, which TensorStore raises as a ValueError, into a message with the remedy."""
     try:
         yield

@@ -15,6 +15,7 @@ import jax
 from bertjax import hosts
 from bertjax.config import TaskTrainConfig, TrainConfig
 from bertjax.errors import UserError
+from bertjax.storage import Folder
 from bertjax.training.checkpoints import saved_steps
 
 PROGRESS_EVERY = 5.0  # seconds between progress lines
@@ -51,7 +52,7 @@ class MetricsLog:
 
     def __init__(
         self,
-        workdir: Path,
+        folder: Folder,
         c: TrainConfig | TaskTrainConfig,
         *,
         steps: int,
@@ -68,8 +69,8 @@ class MetricsLog:
         self._c, self._steps, self._resumed_at = c, steps, resumed_at
         self._peak = peak_flops()
         self._pending: tuple[int, dict[str, Any], dict[str, jax.Array]] | None = None
-        self._workdir = workdir
-        self._sinks = _sinks(workdir, c, resumed_at) if hosts.is_first() else []
+        self._folder = folder
+        self._sinks = _sinks(folder.files, c, resumed_at) if hosts.is_first() else []
         self._started = time.perf_counter() - self.seconds
         self._last_read = time.perf_counter()
         self._last_progress = -math.inf
@@ -141,7 +142,7 @@ class MetricsLog:
         return {"mfu": round(tokens_per_second * self.flops_per_token / self._peak, 4)}
 
     def _last_good(self) -> str:
-        steps = saved_steps(self._workdir)
+        steps = saved_steps(self._folder.path)
         return f"that of step {steps[-1]}" if steps else "none"
 
     def _write(self, line: Mapping[str, Any]) -> None:

@@ -17,6 +17,7 @@ from bertjax import sharding
 from bertjax.config import CheckpointConfig, MeshConfig, ModelConfig, OptimizerConfig
 from bertjax.errors import UserError
 from bertjax.model.pretraining import BertForPretraining
+from bertjax.storage import Folder
 from bertjax.training import checkpoints, optimizers, step
 
 TX = optimizers.make_optimizer(OptimizerConfig(warmup_steps=0), 10)
@@ -33,7 +34,7 @@ def mesh_of(data: int, fsdp: int, model: int) -> jax.sharding.Mesh:
 
 def save(workdir: Path, c: ModelConfig, steps: tuple[int, ...], keep: int = 3) -> list[np.ndarray]:
     """Saves a state of its own for each step; returns the leaves of the last."""
-    with jax.set_mesh(mesh_of(4, 2, 1)), checkpoints.Checkpoints(workdir, CheckpointConfig(keep=keep)) as out:
+    with jax.set_mesh(mesh_of(4, 2, 1)), checkpoints.Checkpoints(Folder(workdir), CheckpointConfig(keep=keep)) as out:
         first = first_state(c)
         for number in steps:
             params = jax.tree.map(lambda x, n=number: x + n, first.params)
@@ -51,7 +52,7 @@ def restore(
     workdir: Path, c: ModelConfig, sizes: tuple[int, int, int] = (4, 2, 1)
 ) -> tuple[step.TrainState, dict[str, float]] | None:
     mesh = mesh_of(*sizes)
-    with jax.set_mesh(mesh), checkpoints.Checkpoints(workdir, CheckpointConfig()) as saved:
+    with jax.set_mesh(mesh), checkpoints.Checkpoints(Folder(workdir), CheckpointConfig()) as saved:
         return saved.restore(step.abstract_state(maker(c), TX), mesh)
 
 

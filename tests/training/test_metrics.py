@@ -10,6 +10,7 @@ import pytest
 
 from bertjax.config import TrainConfig
 from bertjax.errors import UserError
+from bertjax.storage import Folder
 from bertjax.training.metrics import MetricsLog, last_evaluation, read_metrics
 
 
@@ -19,7 +20,7 @@ def figures(loss: float = 2.0, grad_norm: float = 1.0) -> dict[str, jnp.ndarray]
 
 def log(workdir: Path, *, resumed_at: int = 0, log_every: int = 1, tokens: int = 0) -> MetricsLog:
     c = TrainConfig(log_every=log_every)
-    return MetricsLog(workdir, c, steps=10, resumed_at=resumed_at, counters={"seconds": 5.0, "tokens": tokens})
+    return MetricsLog(Folder(workdir), c, steps=10, resumed_at=resumed_at, counters={"seconds": 5.0, "tokens": tokens})
 
 
 def test_a_step_is_written_when_the_next_one_has_started(tmp_path: Path) -> None:
@@ -84,7 +85,7 @@ def test_a_run_without_evaluation_or_metrics_says_so(tmp_path: Path) -> None:
 
 def test_tensorboard_events_are_written(tmp_path: Path) -> None:
     c = TrainConfig(tensorboard=True)
-    with MetricsLog(tmp_path, c, steps=10, resumed_at=0, counters={}) as out:
+    with MetricsLog(Folder(tmp_path), c, steps=10, resumed_at=0, counters={}) as out:
         out.evaluation(5, {"loss": 3.0})
     assert list(tmp_path.glob("events.out.tfevents.*"))
 
