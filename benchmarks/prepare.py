@@ -112,7 +112,8 @@ def _bare(data: str, vocab: str) -> Figures:
 
 def _ours(workers: int) -> Callable[[str, str], Figures]:
     def prepare_data(data: str, vocab: str) -> Figures:
-        from bertjax.data.prepare import PrepareConfig, prepare
+        from bertjax.data.prepare import prepare
+        from bertjax.data.settings import PrepareConfig
 
         with _scratch() as output:
             config = PrepareConfig(output, vocab=vocab, workers=workers)

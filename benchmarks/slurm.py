@@ -30,7 +30,8 @@ import tyro
 
 from benchmarks.result import print_result
 from bertjax.config import CheckpointConfig, Config, DataConfig, ModelConfig, OptimizerConfig, TrainConfig
-from bertjax.data.prepare import PrepareConfig, prepare
+from bertjax.data.prepare import prepare
+from bertjax.data.settings import PrepareConfig
 from bertjax.errors import UserError, reported
 from bertjax.training.metrics import read_metrics
 

@@ -117,7 +117,7 @@ def our_step(c: Config, precision: Precision, batches: Sequence[Batch]) -> tuple
         state = step.first_state(step.fresh_params(run.make_model, c.train.seed), run.optimizer)
         lowered = jax.jit(run.train_step, donate_argnums=0).lower(state, step.to_mesh(batches[0], mesh, held=held))
         started = time.perf_counter()
-        memory = lowered.compile().memory_analysis()
+        memory: Any = lowered.compile().memory_analysis()
     facts: dict[str, Any] = {
         "compile_seconds": time.perf_counter() - started,
         "bytes": memory.argument_size_in_bytes
@@ -157,9 +157,9 @@ def their_step(c: Config, precision: Precision, batches: Sequence[Batch], *, com
 
     from benchmarks.huggingface_curve import first_model, inputs, make_optimizer
 
-    model = first_model(c, c.model.dropout, attn_implementation="sdpa")
+    model: Any = first_model(c, c.model.dropout, attn_implementation="sdpa")
     optimizer = make_optimizer(model, c.optimizer, fused=True)
-    forward: Any = torch.compile(model) if compiled else model
+    forward = torch.compile(model) if compiled else model
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model.to(device)
     given = [{name: x.to(device) for name, x in inputs(batch).items()} for batch in batches]

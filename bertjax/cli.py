@@ -15,8 +15,7 @@ import tyro
 from bertjax import command_line
 from bertjax.config import Config
 from bertjax.data import documents
-from bertjax.data.inspection import inspection
-from bertjax.data.prepare import PrepareConfig
+from bertjax.data.settings import PrepareConfig
 from bertjax.errors import UserError, reported
 from bertjax.streaming import stream
 
@@ -48,6 +47,8 @@ class Prepare:
     def run(self) -> None:
         """Prepares, and says what was made; or prints what is there."""
         if self.inspect is not None:
+            from bertjax.data.inspection import inspection  # imports TFDS, which takes a while
+
             for line in inspection(self.inspect):
                 print(line)
             return

@@ -20,15 +20,16 @@ from flax import nnx
 
 from bertjax import pretrained
 from bertjax.config import MeshConfig, ModelConfig, TaskDataConfig
+from bertjax.data.packing import pack
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import UserError
 from bertjax.model.assembly import OF_TEXTS, Assembly, Blueprint, Task
 from bertjax.model.encoder import Encoder, check_mesh
-from bertjax.model.heads import mean_over_span
+from bertjax.model.heads import means_over_spans
 from bertjax.model.pretraining import gather
 from bertjax.sharding import ACT_B, batch_shards, make_mesh
 from bertjax.tasks import answers, choices, classification, conll, tagging
-from bertjax.tasks.batches import Features, evaluation_batches, make_batch
+from bertjax.tasks.batches import Features, batches_of_tokens, make_batch, padded_lengths, side_by_side
 from bertjax.tasks.squad import Question
 from bertjax.training.step import Batch, to_mesh
 
@@ -36,7 +37,11 @@ Pooling = Literal["mean", "cls"]
 Text = str | tuple[str, str]
 """A text, or a pair of texts."""
 
-ROWS = 32  # most texts that a device computes at a time
+PER_ROW = 32
+"""Texts that share a row at most, where their vectors are wanted."""
+
+ROW = 128
+"""Positions of such a row, if its texts are not longer: a short one leaves more of them over."""
 
 
 class Candidate(TypedDict):
@@ -178,8 +183,15 @@ class Model:
         if pooling not in get_args(Pooling):
             raise UserError(f"pooling={pooling!r} is unknown; use one of {get_args(Pooling)}")
         features = self._features(_checked(texts), truncate=truncate)
-        vectors = self._map(lambda batch, _: _pooled(self.graphdef, self.params, batch, pooling), features)
-        vectors_ND = np.stack(vectors) if vectors else np.zeros((0, self.config.width), np.float32)
+        lengths_N = features.lengths_N
+        row_lengths = padded_lengths(max(ROW, self.config.max_positions))
+        shortest = min(ROW, next((length for length in row_lengths if lengths_N.sum() <= length), ROW))
+        rows = pack(lengths_N.tolist(), row_lengths=[n for n in row_lengths if n >= shortest], per_row=PER_ROW)
+        packed = side_by_side(features, rows)
+        vectors = self._map(lambda batch, _: _pooled(self.graphdef, self.params, batch, pooling), packed)
+        vectors_ND = np.zeros((len(lengths_N), self.config.width), np.float32)
+        for row, vectors_PD in zip(rows, vectors, strict=True):
+            vectors_ND[row] = vectors_PD[: len(row)]
         return vectors_ND / np.linalg.norm(vectors_ND, axis=-1, keepdims=True) if normalize else vectors_ND
 
     def tokens(self, text: str, *, all_layers: bool = False, truncate: bool = False) -> Tokens:
@@ -333,13 +345,14 @@ class Model:
     def _map(self, function: Callable[[Batch, np.ndarray], Any], features: Features) -> list[Any]:
         """Returns what `function(batch, indices of its examples)` has for each example, as NumPy arrays.
 
-        Each device has a power of two of rows, so that few shapes are compiled.
+        Those of about one length are a batch. Each device has a power of two of rows, so that few shapes are compiled.
         """
         results: list[Any] = [None] * len(features.ids)
         shards = batch_shards(self.mesh)
         with jax.set_mesh(self.mesh):
-            longest = max([self.config.max_positions, *features.lengths_N])  # choices side by side may be longer
-            for choice in evaluation_batches(features.lengths_N, ROWS * shards, longest):
+            longest = max([1, *map(len, features.ids)])  # several side by side may be longer than the model's positions
+            longest = max(self.config.max_positions, _power_of_two(longest))
+            for choice in batches_of_tokens(features.lengths_N, shards * tokens_at_a_time(), longest):
                 rows = shards * _power_of_two(-(-len(choice.indices) // shards))
                 batch = make_batch(features, choice, rows)
                 computed = jax.device_get(function(to_mesh(batch, self.mesh), choice.indices))
@@ -400,6 +413,11 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
+def tokens_at_a_time() -> int:
+    """Returns the positions of a device's batch, padding among them: on CPUs more are not faster (docs/log.md)."""
+    return 2048 if jax.default_backend() == "cpu" else 16384
+
+
 def _power_of_two(least: int) -> int:
     return 1 << (least - 1).bit_length()
 
@@ -429,8 +447,12 @@ def _attentions(graphdef: nnx.GraphDef[Any], params: nnx.State, batch: Batch) ->
 
 @functools.partial(jax.jit, static_argnames=("graphdef", "pooling"))
 def _pooled(graphdef: nnx.GraphDef[Any], params: nnx.State, batch: Batch, pooling: Pooling) -> jax.Array:
-    x_BSD = _hidden(graphdef, params, batch)
-    return x_BSD[:, 0] if pooling == "cls" else mean_over_span(x_BSD, batch["spans"])
+    """Returns vectors_BPD, of every text of each row."""
+    x_BSD, spans_BS = _hidden(graphdef, params, batch), batch["spans"]
+    if pooling == "mean":
+        return means_over_spans(x_BSD, spans_BS, PER_ROW)
+    first_BP = jnp.argmax(spans_BS[:, None, :] == 1 + jnp.arange(PER_ROW)[None, :, None], axis=-1)
+    return gather(x_BSD, first_BP)
 
 
 @functools.partial(jax.jit, static_argnames=("graphdef", "vocab_size", "top_k"))

@@ -17,11 +17,8 @@ from bertjax.config import CheckpointConfig, Config, FinetuneConfig, MeshConfig,
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import UserError
 from bertjax.interop import google, huggingface
-from bertjax.interop.model_card import model_card
 from bertjax.model.assembly import Blueprint, abstract_params
 from bertjax.sharding import make_mesh
-from bertjax.training.checkpoints import Checkpoints, best_step, load_params, newest_step, saved_figures
-from bertjax.training.step import TrainState
 
 
 def others_format(path: str | Path) -> ModuleType | None:
@@ -71,11 +68,15 @@ def read_params(path: str | Path, b: Blueprint, *, step: int | None = None) -> n
             raise UserError(f"step={step}: {path} is no run's folder and has one set of weights; leave it out")
         params: nnx.State = others.read_params(path, b)
         return params
+    from bertjax.training.checkpoints import load_params  # imports Orbax, which takes a while
+
     return load_params(path, abstract_params(b), step=_best(path, b) if step is None else step)
 
 
 def _best(path: str | Path, b: Blueprint) -> int | None:
     """Returns the step of the best checkpoint of a fine-tuning, None where the newest is the one."""
+    from bertjax.training.checkpoints import best_step
+
     facts = runs.read_facts(path)
     tuned = b.task != "pretraining" and "imported" not in facts
     return best_step(path, facts["metric"]) if tuned else None
@@ -92,6 +93,8 @@ def read_threshold(path: str | Path, b: Blueprint, *, step: int | None = None) -
     """Returns the doubt above which a question has no answer; None where the model knows no such questions."""
     if b.task != "answers" or not _is_tuned(path):
         return None
+    from bertjax.training.checkpoints import best_step, saved_figures
+
     chosen = best_step(path, runs.read_facts(path)["metric"]) if step is None else step
     return saved_figures(path, chosen).get("threshold")
 
@@ -108,6 +111,9 @@ def export_folder(source: str | Path, directory: str | Path, architecture: str |
 
     Raises: UserError if `directory` holds something, or the model lacks a head of the class.
     """
+    from bertjax.interop.model_card import model_card
+    from bertjax.training.checkpoints import newest_step
+
     source = Path(source)
     b = read_blueprint(source)
     tokenizer = read_tokenizer(source, b)
@@ -125,6 +131,9 @@ def import_folder(source: str | Path, directory: str | Path) -> dict[str, Any]:
 
     Raises: UserError if `directory` holds something, or the source is no folder that can be read without a doubt.
     """
+    from bertjax.training.checkpoints import Checkpoints
+    from bertjax.training.step import TrainState
+
     directory = Path(directory)
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise UserError(f"{directory} is there already; name a new folder, or empty it")

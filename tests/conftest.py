@@ -14,7 +14,8 @@ import pytest
 
 import train
 from bertjax.config import CheckpointConfig, Config, DataConfig, ModelConfig, OptimizerConfig, TrainConfig
-from bertjax.data.prepare import PrepareConfig, prepare
+from bertjax.data.prepare import prepare
+from bertjax.data.settings import PrepareConfig
 
 # What one test has compiled, here or in a process of its own, the next one finds.
 CACHE = tempfile.mkdtemp(prefix="bertjax-tests-")

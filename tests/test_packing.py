@@ -17,7 +17,8 @@ from flax import nnx
 from bertjax.config import DataConfig, ModelConfig
 from bertjax.data import batches
 from bertjax.data.mixture import open_mixture
-from bertjax.data.prepare import PrepareConfig, prepare
+from bertjax.data.prepare import prepare
+from bertjax.data.settings import PrepareConfig
 from bertjax.model.pretraining import BertForPretraining
 from bertjax.training.losses import pretraining_loss
 from tests.model import tiny

@@ -22,7 +22,8 @@ from flax import nnx
 import train
 from bertjax import runs, sharding
 from bertjax.config import CheckpointConfig, Config, MeshConfig, ModelConfig, OptimizerConfig, Phase
-from bertjax.data.prepare import PrepareConfig, prepare
+from bertjax.data.prepare import prepare
+from bertjax.data.settings import PrepareConfig
 from bertjax.errors import UserError
 from bertjax.model.pretraining import BertForPretraining
 from bertjax.training.checkpoints import load_params

@@ -16,7 +16,6 @@ from typing import Any, BinaryIO, Literal, NamedTuple
 
 import zstandard
 
-from bertjax.data import tfds_text
 from bertjax.data.blocks import place_of
 from bertjax.data.tfrecords import is_tfrecords
 from bertjax.errors import UserError
@@ -77,7 +76,7 @@ def find_files(paths: Sequence[str | Path]) -> list[Path]:
     if not files:
         raise UserError("no input files were given; name files, directories or patterns")
     for file in files:
-        if not tfds_text.is_shard(file) and not is_tfrecords(file):
+        if not _is_shard(file) and not is_tfrecords(file):
             _format_of(file)
     return files
 
@@ -102,7 +101,9 @@ def read_documents(
 
 
 def _read_file(path: Path, encoding_errors: EncodingErrors, skip: Skip) -> Iterator[Document]:
-    if tfds_text.is_shard(path):
+    if _is_shard(path):
+        from bertjax.data import tfds_text  # imports TFDS, which takes a while
+
         for text in tfds_text.read_texts(path):
             yield Document(tuple(_stripped(text.split("\n"), str(path))))
         return
@@ -111,12 +112,19 @@ def _read_file(path: Path, encoding_errors: EncodingErrors, skip: Skip) -> Itera
         yield from documents(lines(path, stream, encoding_errors), skip)
 
 
+def _is_shard(path: Path) -> bool:
+    """Returns whether the file has the name of an ArrayRecord shard."""
+    return path.suffix.startswith(".array_record")
+
+
 def _refuse(error: UserError) -> None:
     raise error
 
 
 def _matches(name: str | Path) -> list[Path]:
     if str(name).startswith(TFDS):
+        from bertjax.data import tfds_text
+
         return tfds_text.shards_of(str(name).removeprefix(TFDS))
     path = Path(name)
     if path.is_dir():

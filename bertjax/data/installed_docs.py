@@ -27,8 +27,9 @@ from typing import Any
 from bertjax import cache
 from bertjax.data.docstrings import FEWEST_CHARACTERS, is_document, prose
 from bertjax.data.near_duplicates import groups
-from bertjax.data.prepare import PrepareConfig, prepare
+from bertjax.data.prepare import prepare
 from bertjax.data.sentences import split_sentences
+from bertjax.data.settings import PrepareConfig
 from bertjax.errors import UserError
 
 NAME = "installed-docs"

@@ -253,7 +253,7 @@ def _rows(pairs: Iterable[Pair], options: ShardOptions) -> Iterator[Row]:
         return
     for window in _batches(numbered, PAIRS_AT_A_TIME):
         lengths = [len(pair.ids) for _, pair in window]
-        for row in pack(lengths, row_length=options.seq_len, pairs_per_row=options.pairs_per_row):
+        for row in pack(lengths, row_lengths=[options.seq_len], per_row=options.pairs_per_row):
             yield [window[index] for index in row]
 
 

@@ -55,11 +55,6 @@ def _info(name: str) -> tfds.core.DatasetInfo:
     return info
 
 
-def is_shard(path: Path) -> bool:
-    """Returns whether the file has the name of an ArrayRecord shard."""
-    return path.suffix.startswith(".array_record")
-
-
 def read_texts(path: Path) -> Iterator[str]:
     """Yields the texts of a shard. Raises: UserError if a record is damaged."""
     for record in _records(path):

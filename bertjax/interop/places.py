@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import numpy as np
@@ -57,8 +58,12 @@ def params_from_tensors(
     """
     _check_tensors(tensors, places, tied or {})
     params = {_name(path): np.zeros(x.shape, np.float32) for path, x in jax.tree.leaves_with_path(abstract)}
-    for name, place in places.items():
-        place.put(np.asarray(tensors[name], np.float32), params[place.name])
+
+    def put(name: str) -> None:
+        places[name].put(np.asarray(tensors[name], np.float32), params[places[name].name])
+
+    with ThreadPoolExecutor() as threads:  # NumPy copies without Python's lock
+        list(threads.map(put, places))
     mesh = jax.sharding.get_mesh()
     return jax.tree.map_with_path(
         lambda path, x: jax.device_put(params[_name(path)], jax.NamedSharding(mesh, x.sharding.spec)), abstract

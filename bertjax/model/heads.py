@@ -29,6 +29,13 @@ def mean_over_span(x_BSD: jax.Array, spans_BS: jax.Array) -> jax.Array:
     return jnp.sum(x_BSD * real_BS1, axis=1) / jnp.maximum(jnp.sum(real_BS1, axis=1), 1)
 
 
+def means_over_spans(x_BSD: jax.Array, spans_BS: jax.Array, number: int) -> jax.Array:
+    """Returns the mean over the tokens of each of a row's spans, [B, `number`, D]; 0 where there is no such span."""
+    inside_BPS = (spans_BS[:, None, :] == 1 + jnp.arange(number)[None, :, None]).astype(x_BSD.dtype)
+    sums_BPD = jnp.einsum("BPS,BSD->BPD", inside_BPS, x_BSD, precision="highest")
+    return sums_BPD / jnp.maximum(jnp.sum(inside_BPS, axis=-1, keepdims=True), 1)
+
+
 def means_of_layers(hidden_LBSD: jax.Array, spans_BS: jax.Array) -> jax.Array:
     """Returns the means over a row's tokens of each layer's hidden states, side by side, [B, L * D].
 

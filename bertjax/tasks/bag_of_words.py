@@ -8,9 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import scipy.optimize
-import scipy.sparse
-import scipy.special
+import scipy  # its parts are imported where they are used, which takes a while
 
 STRENGTH = 3.0  # of the fit against the penalty; of 1, 3, 10, 30 and 100 near the best on SST-2 and on the quickstart
 

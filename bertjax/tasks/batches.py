@@ -71,6 +71,17 @@ def evaluation_batches(lengths_N: np.ndarray, batch_size: int, seq_len: int) -> 
     return _batches(np.arange(len(lengths_N)), lengths_N, batch_size, seq_len)
 
 
+def batches_of_tokens(lengths_N: np.ndarray, tokens: int, longest: int) -> list[Choice]:
+    """Returns batches with every example once, of one padded length each, of at most so many positions, or one row."""
+    batches, shorter = [], -1
+    for length in padded_lengths(longest):
+        (fitting,) = np.nonzero((shorter < lengths_N) & (lengths_N <= length))
+        rows = max(1, tokens // length)
+        batches += [Choice(fitting[start : start + rows], length) for start in range(0, len(fitting), rows)]
+        shorter = length
+    return batches
+
+
 def _batches(order_N: np.ndarray, lengths_N: np.ndarray, batch_size: int, seq_len: int) -> list[Choice]:
     """Fills batches length by length; what is left over of one length goes on with the next."""
     batches = []
@@ -86,6 +97,14 @@ def _batches(order_N: np.ndarray, lengths_N: np.ndarray, batch_size: int, seq_le
         longest = int(lengths_N[left].max())
         batches.append(Choice(left, next(length for length in padded_lengths(seq_len) if longest <= length)))
     return batches
+
+
+def side_by_side(features: Features, rows: Sequence[Sequence[int]]) -> Features:
+    """Returns the examples of each row as one, in which they do not see each other; without their targets."""
+    ids = [np.concatenate([features.ids[i] for i in row]) for row in rows]
+    segments = [np.concatenate([features.segments[i] for i in row]) for row in rows]
+    spans = [np.repeat(np.arange(1, len(row) + 1), [len(features.ids[i]) for i in row]) for row in rows]
+    return Features(ids, segments, {}, features.pad_id, spans=[s.astype(np.int32) for s in spans])
 
 
 def make_batch(features: Features, choice: Choice, batch_size: int) -> dict[str, np.ndarray]:

@@ -6,7 +6,7 @@ Shape letters: N examples, C classes.
 from __future__ import annotations
 
 import numpy as np
-import scipy.stats
+import scipy  # its parts are imported where they are used, which takes a while
 
 
 def classification_metrics(labels_N: np.ndarray, predictions_N: np.ndarray, n_classes: int) -> dict[str, float]:

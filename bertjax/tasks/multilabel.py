@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.special
+import scipy  # its parts are imported where they are used, which takes a while
 
 from bertjax.config import TaskDataConfig
 from bertjax.data.tokenizer import Tokenizer

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bertjax.data import documents, tfds_text
+from bertjax.data import documents
 from bertjax.errors import UserError
 
 
@@ -165,6 +165,8 @@ def _read_jsonl(
 
 
 def _read_tfds(name: str, columns: Sequence[str], optional: Sequence[str]) -> Iterator[Row]:
+    from bertjax.data import tfds_text  # imports TFDS, which takes a while
+
     data_set, _, split = name.removeprefix(documents.TFDS).partition("#")
     for number, record in enumerate(tfds_text.read_records(data_set, split)):
         for column in columns:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from bertjax.data.prepare import PrepareConfig, prepare
+from bertjax.data.prepare import prepare
+from bertjax.data.settings import PrepareConfig
 from bertjax.errors import UserError
 from tests.data.test_prepare import write_corpus
 

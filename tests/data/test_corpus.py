@@ -11,7 +11,8 @@ import pytest
 import tensorflow_datasets as tfds
 
 from bertjax.data.corpus import check_shards, open_corpus
-from bertjax.data.prepare import PrepareConfig, prepare
+from bertjax.data.prepare import prepare
+from bertjax.data.settings import PrepareConfig
 from bertjax.errors import UserError
 
 NAMES = ["Ada", "Ben", "Cleo", "Dan", "Eve", "Finn", "Gus", "Hal", "Ida", "Jo", "Kim", "Lou"]

@@ -13,7 +13,8 @@ from bertjax.data.batches import training_batches
 from bertjax.data.corpus import Corpus, open_corpus
 from bertjax.data.inspection import inspection
 from bertjax.data.mixture import open_mixture
-from bertjax.data.prepare import PrepareConfig, prepare
+from bertjax.data.prepare import prepare
+from bertjax.data.settings import PrepareConfig
 from bertjax.errors import UserError
 from tests.data import tfrecord_files
 

@@ -13,7 +13,8 @@ import pytest
 from bertjax.data import inspection as inspection_module
 from bertjax.data.corpus import Corpus, open_corpus
 from bertjax.data.inspection import inspection
-from bertjax.data.prepare import PrepareConfig, prepare
+from bertjax.data.prepare import prepare
+from bertjax.data.settings import PrepareConfig
 from bertjax.errors import UserError
 
 WORDS = ["".join(syllables) for syllables in itertools.product(["ka", "ro", "mi", "te", "su"], repeat=3)]

@@ -14,7 +14,8 @@ from bertjax.config import DataConfig
 from bertjax.data.batches import training_batches
 from bertjax.data.corpus import open_corpus
 from bertjax.data.mixture import CYCLE, open_mixture
-from bertjax.data.prepare import PrepareConfig, prepare
+from bertjax.data.prepare import prepare
+from bertjax.data.settings import PrepareConfig
 from bertjax.errors import UserError
 
 NOUNS = {"animals": "hens owls cats mice bees", "plants": "oaks rye moss ferns reeds", "stones": "flint chalk slate"}

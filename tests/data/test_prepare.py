@@ -23,7 +23,8 @@ import tensorflow_datasets as tfds
 from bertjax.data import prepare as prepare_module
 from bertjax.data import shards as shards_module
 from bertjax.data.corpus import open_corpus
-from bertjax.data.prepare import PrepareConfig, prepare
+from bertjax.data.prepare import prepare
+from bertjax.data.settings import PrepareConfig
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import UserError
 

@@ -11,7 +11,8 @@ from flax import nnx
 import train
 from bertjax import pretrained
 from bertjax.config import CheckpointConfig, Config, DataConfig, OptimizerConfig, TrainConfig
-from bertjax.data.prepare import PrepareConfig, prepare
+from bertjax.data.prepare import prepare
+from bertjax.data.settings import PrepareConfig
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import UserError
 from bertjax.interop.extension import check_extends, extend
