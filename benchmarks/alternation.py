@@ -11,6 +11,8 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from bertjax.data.workers import leave_with_parent
+
 
 class Trial(NamedTuple):
     """A computation that stands ready, compiled, to be timed."""
@@ -77,10 +79,11 @@ _ready: list[Trial] = []  # in a contender's process: its trial
 
 
 def _process() -> concurrent.futures.ProcessPoolExecutor:
-    return concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+    return concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), leave_with_parent)
 
 
 def _make(contender: Contender) -> float:
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # of a GPU, which the others need, too
     os.environ.update(contender.environment)
     _ready.append(contender.make(*contender.arguments))
     return _run(1)

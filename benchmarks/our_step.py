@@ -24,10 +24,10 @@ Change = Callable[[], None]
 
 def our_step(c: Config, batch: Batch, next_sentence: bool, change: Change | None = None, donate: bool = True) -> Trial:
     """Returns the step of a run of this config on this batch, after `change`, if there is one, replaced some part."""
-    backend.start()
-    jax.config.update("jax_enable_compilation_cache", False)  # the time to compile is one of the figures
     if change is not None:
         change()
+    backend.start()
+    jax.config.update("jax_enable_compilation_cache", False)  # the time to compile is one of the figures
     mesh = sharding.make_mesh(c.mesh)
     sharding.check_batch(c.train.batch_size, mesh, microbatches=c.train.microbatches)
     jax.set_mesh(mesh)

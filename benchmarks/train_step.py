@@ -78,9 +78,11 @@ class Arguments(Measured):
     """Times the train step, alone or beside Hugging Face's model in PyTorch."""
 
     precisions: tuple[Precision, ...] = PRECISIONS
-    """Of our steps. A TPU belongs to one process: give one there."""
+    """Of the steps."""
     against: Literal["", "huggingface"] = ""
     """Whom to compare with (extra `parity`)."""
+    ways: tuple[Literal["eager", "compiled"], ...] = ("eager", "compiled")
+    """How PyTorch runs theirs."""
 
 
 def read_batch(a: Measured) -> tuple[Config, Batch, bool]:
@@ -113,7 +115,7 @@ def measure(a: Arguments) -> dict[str, Any]:
         contenders[f"ours_{precision}"] = Contender(our_step, (in_precision(c, precision), batch, next_sentence))
     found: dict[str, Any] = {}
     if a.against:
-        theirs, found["left_out"] = their_contenders(c, batch, next_sentence)
+        theirs, found["left_out"] = their_contenders(a, c, batch, next_sentence)
         contenders |= theirs
     timings = alternate(contenders, rounds=a.rounds, turn_seconds=a.turn_seconds)
     found |= shape(c, batch)
@@ -165,7 +167,9 @@ def ratios(timings: Mapping[str, Timing]) -> dict[str, float]:
     return found
 
 
-def their_contenders(c: Config, batch: Batch, next_sentence: bool) -> tuple[dict[str, Contender], list[str]]:
+def their_contenders(
+    a: Arguments, c: Config, batch: Batch, next_sentence: bool
+) -> tuple[dict[str, Contender], list[str]]:
     """Returns Hugging Face's, and what of it is left out for want of a compiler.
 
     Raises: UserError if it has no such model.
@@ -176,9 +180,9 @@ def their_contenders(c: Config, batch: Batch, next_sentence: bool) -> tuple[dict
     if not (describes(c.model) and next_sentence):
         raise UserError("--against=huggingface compares BERT with next sentences; leave it out for this config")
     batch, contenders, left_out = unpacked(batch), {}, []
-    for precision in PRECISIONS:
+    for precision in a.precisions:
         contenders[f"huggingface_products_{precision}"] = Contender(their_step.their_products, (precision,))
-        for way in ("eager", "compiled"):
+        for way in a.ways:
             if way == "compiled" and not their_step.has_compiler():
                 left_out.append(f"torch.compile in {precision}: there is no C++ compiler")
                 continue
