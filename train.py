@@ -30,6 +30,7 @@ from bertjax.training.checkpoints import Checkpoints
 from bertjax.training.flops import flops_per_token
 from bertjax.training.metrics import MetricsLog, last_evaluation
 from bertjax.training.pretraining import make_pretraining
+from bertjax.training.profiling import traced
 from bertjax.training.signals import StopRequest
 
 
@@ -78,7 +79,8 @@ def run(c: Config, workdir: str | Path) -> dict[str, float]:
             # 3. What it does, phase by phase.
             with MetricsLog(folder, c.train, steps=c.train.steps, resumed_at=start, counters=counters) as log:
                 for phase in (phase for phase in phases if start < phase.steps.stop):
-                    state, leaving = train(phase, max(start, phase.steps.start), state, mesh, checkpoints, log, stop)
+                    begin, profile = max(start, phase.steps.start), folder.files / "profile"
+                    state, leaving = train(phase, begin, state, mesh, checkpoints, log, stop, profile)
                     if leaving:
                         break
 
@@ -98,6 +100,7 @@ def train(
     checkpoints: Checkpoints,
     log: MetricsLog,
     stop: StopRequest,
+    profile: Path,
 ) -> tuple[step.TrainState, bool]:
     """Trains from step `start` to the end of a phase; returns the state, and whether to leave before that."""
     steps, c, corpus, seed = phase
@@ -121,7 +124,8 @@ def train(
 
     # The loop. Batches are made and sent ahead, figures are read one step late: the device never waits.
     coming = data.prefetched(send, range(start, steps.stop), threads=c.data.threads, ahead=c.data.prefetch)
-    for done, batch in zip(range(start + 1, steps.stop + 1), coming, strict=True):
+    numbered = zip(range(start + 1, steps.stop + 1), coming, strict=True)
+    for done, batch in traced(numbered, c.train.profiled, profile):
         state, figures = train_step(state, batch)
         log.train(done, figures)
         last, leaving = done == steps.stop, stop.agreed()

@@ -115,21 +115,19 @@ def their_losses(c: Config, learning_rates: list[float]) -> Iterator[float]:
         yield loss.item()
 
 
-def first_model(c: Config, dropout: float = 0.0, **how: Any) -> transformers.BertForPreTraining:
-    """Returns Hugging Face's model, made with `how`, with the weights that our run starts from."""
+def first_model(c: Config) -> transformers.BertForPreTraining:
+    """Returns Hugging Face's model with the weights that our run starts from."""
     with jax.set_mesh(sharding.make_mesh(c.mesh)):
         params = step.fresh_params(lambda rngs: BertForPretraining(c.model, rngs=rngs), c.train.seed)
         tensors = tensors_from_params(params, places(Blueprint(c.model)))
     tensors |= {second: tensors[first] for second, first in TIED.items()}
-    config = huggingface_from_config(c.model)
-    config |= {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
-    model = transformers.BertForPreTraining(transformers.BertConfig(**config, **how))
+    model = transformers.BertForPreTraining(transformers.BertConfig(**huggingface_from_config(c.model)))
     model.load_state_dict({name: torch.tensor(tensor) for name, tensor in tensors.items()})
     return model.train()
 
 
-def make_optimizer(model: torch.nn.Module, c: OptimizerConfig, **how: Any) -> torch.optim.AdamW:
-    """Returns PyTorch's AdamW; biases and LayerNorms do not decay."""
+def make_optimizer(model: torch.nn.Module, c: OptimizerConfig, *, fused: bool = False) -> torch.optim.AdamW:
+    """Returns PyTorch's AdamW, whose `fused` is the fastest; biases and LayerNorms do not decay."""
     groups: dict[float, list[torch.nn.Parameter]] = {c.weight_decay: [], 0.0: []}
     for name, parameter in model.named_parameters():
         decays = not (name.endswith("bias") or "LayerNorm" in name)
@@ -138,7 +136,7 @@ def make_optimizer(model: torch.nn.Module, c: OptimizerConfig, **how: Any) -> to
         [{"params": parameters, "weight_decay": decay} for decay, parameters in groups.items()],
         betas=(c.b1, c.b2),
         eps=c.epsilon,
-        **how,
+        fused=fused,
     )
 
 

@@ -1,292 +1,203 @@
-"""How fast is a step of pretraining, how near to what the machine can do, and how fast is the same step in PyTorch?
+"""How fast is the step that train.py runs: time, real tokens/s, share of the peak, memory, compilation?
 
-    python -m benchmarks.train_step [--config=FILE] [--data=CORPUS] [--against=huggingface] [--group.field=value ...]
+    python -m benchmarks.train_step [--config=FILE --group.field=value ...] [--against=huggingface]
 
-Runs the very step of train.py, on any backend; without --config 4 layers of width 512 on 16 rows of 128. The batches
-are a corpus's, or made up: full rows, 15 % predicted. For each precision: tokens/s (real ones) and milliseconds of the
-fastest and of the median round, MFU by `bertjax.training.flops`, seconds to compile, bytes by the compiler's account,
-and the CPU time that Python takes a step for sending a batch, starting the step and reading the figures of the one
-before. The peak is the data sheet's; on CPUs the rate of a large product in that precision, measured here.
+Without --config it takes 4 layers of width 512 at 128 positions, 16 rows, dropout 0.1. With --data.path=CORPUS it reads
+a batch of that, else random ids in pairs of the stated `--lengths`. `--against=huggingface` also times transformers'
+BertForPreTraining in PyTorch on the same batch: as it is and by torch.compile, with SDPA, in float32 and in bfloat16 by
+autocast, with PyTorch's fused AdamW; packed pairs it reads one in a row, padded to the longest. Every one has a process
+of its own, and they take turns. Prints a JSON line.
 
-With --against=huggingface also transformers' BertForPreTraining in PyTorch, with AdamW, in float32 and under bfloat16
-autocast, eager and by torch.compile, on the same batches and from the same weights, all in turn. `ratio_float32` is our
-tokens/s over theirs, the better of eager and compiled; `ratio_best` best over best. Fastest rounds are compared: what
-else the machine does only makes them slower. Needs the `parity` extra. Prints a JSON line.
-
-Shape letters: B batch (rows), S position, M predicted position.
+A step's `seconds` are the median and the fastest of the turns, the device never waited for within one. `host_seconds`
+are Python's: from the call of the step, on an idle device, until it returns with the device at work. The share of the
+peak, `mfu`, is by bertjax/training/flops.py, of the maker's figure, or, where there is none, as for CPUs, of the most
+that products of large matrices reached in that precision in turns of the same run. `gigabytes` are the most memory of
+the device, on CPUs of the process. The ratios are medians over the rounds.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import shutil
-import statistics
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 import tyro
 
+import train
+from benchmarks.alternation import Contender, Timing, alternate, best, ratio
+from benchmarks.our_step import our_products, our_step
 from benchmarks.result import print_result
-from bertjax import backend, command_line, sharding
+from benchmarks.rows import made_up_batch, unpacked
+from bertjax import command_line
 from bertjax.config import Config, DataConfig, ModelConfig, TrainConfig
-from bertjax.data.batches import Batch, full_batch, training_batches
+from bertjax.data.batches import Batch, training_batches
 from bertjax.data.mixture import open_mixture
 from bertjax.errors import UserError, reported
-from bertjax.planning.plan import with_vocabulary
-from bertjax.training import step
 from bertjax.training.flops import flops_per_token
-from bertjax.training.metrics import peak_flops
-from bertjax.training.pretraining import make_pretraining
 
 Precision = Literal["float32", "bfloat16"]
-Steps = Callable[[int], float]
-"""Runs so many steps, and returns the seconds."""
-
-DEFAULT = Config(
-    model=ModelConfig(layers=4, width=512, heads=8, mlp_width=2048),
-    data=DataConfig(seq_len=128),
-    train=TrainConfig(batch_size=16),
-)
-BATCHES = 4
-"""Different ones, taken in turn."""
-
-MODEL = ("family", "layers", "width", "heads", "mlp_width", "dropout", "attention_dropout", "remat", "unroll_layers")
-"""What of the model's config the line repeats."""
+PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
+VOCAB_SIZE = 30_522  # of made-up ids, where the config leaves it open: that of BERT's uncased vocabulary
 
 
 def default_config() -> Config:
-    """Returns what --config makes, or `DEFAULT`."""
+    """Returns what is measured without --config."""
+    return Config(
+        model=ModelConfig(layers=4, width=512, heads=8, mlp_width=2048, unroll_layers=True),
+        data=DataConfig(seq_len=128),
+        train=TrainConfig(batch_size=16),
+    )
+
+
+def _config() -> Config:
     path, c = command_line.config_file(Config, sys.argv[1:])
-    return DEFAULT if path is None else c
+    return default_config() if path is None else c
 
 
 @dataclasses.dataclass(frozen=True)
-class Arguments:
-    """Measures the step of pretraining, by itself or against another's."""
+class Measured:
+    """What a benchmark of the step is given."""
 
-    against: Literal["nothing", "huggingface"] = "nothing"
-    """Whose step to run in turn with ours."""
-    data: str = ""
-    """A directory that `bertjax prepare` wrote; without it rows are made up."""
-    precisions: tuple[Precision, ...] = ("float32", "bfloat16")
-    """What to compute in."""
-    steps: int = 4
-    """Steps of a round."""
-    rounds: int = 5
-    """Times that each is measured."""
-    threads: int | None = None
-    """PyTorch's; without it as many as it takes by itself."""
     config: Annotated[
         Any, tyro.conf.arg(name="", constructor=Config), tyro.conf.configure(tyro.conf.FlagConversionOff)
-    ] = dataclasses.field(default_factory=default_config)
+    ] = dataclasses.field(default_factory=_config)
     file: Annotated[str, tyro.conf.arg(name="config", help="Python file whose get_config() makes the defaults.")] = ""
+    lengths: tuple[int, ...] = ()
+    """Of the made-up pairs, in tokens, over and over; none takes rows that are full."""
+    pairs_per_row: int = 1
+    """Of the made-up rows."""
+    rounds: int = 5
+    """Turns that everyone has."""
+    turn_seconds: float = 4.0
+    """About how long a turn is; at least a step."""
 
 
-def make_batches(c: Config, corpus: str) -> list[Batch]:
-    """Returns some batches: of the corpus, or full rows of random tokens, whose next sentences are to be told, too."""
-    if corpus:
-        data = dataclasses.replace(c.data, path=corpus)
-        rows = range(c.train.batch_size)
-        read = training_batches(open_mixture(data), data, rows=rows, batch_size=len(rows), seed=c.train.seed)
-        return [read(s) for s in range(BATCHES)]
-    made = []
-    for s in range(BATCHES):
-        batch, draw = full_batch(c.data, c.train.batch_size), np.random.default_rng(s)
-        rows, places = batch["predict"].shape
-        batch["predict"] = np.sort(draw.permuted(np.tile(np.arange(c.data.seq_len), (rows, 1)), axis=1)[:, :places])
-        for name in ("ids", "labels"):
-            batch[name] = draw.integers(5, c.model.vocab_size, batch[name].shape)
-        batch["next"] = draw.integers(0, 2, batch["next"].shape)
-        made.append({name: x.astype(np.float32 if x.dtype == np.float32 else np.int32) for name, x in batch.items()})
-    return made
+@dataclasses.dataclass(frozen=True)
+class Arguments(Measured):
+    """Times the train step, alone or beside Hugging Face's model in PyTorch."""
+
+    precisions: tuple[Precision, ...] = PRECISIONS
+    """Of the steps."""
+    against: Literal["", "huggingface"] = ""
+    """Whom to compare with (extra `parity`)."""
+    ways: tuple[Literal["eager", "compiled"], ...] = ("eager", "compiled")
+    """How PyTorch runs theirs."""
 
 
-def our_step(c: Config, precision: Precision, batches: Sequence[Batch]) -> tuple[Steps, dict[str, Any]]:
-    """Returns what runs our steps, and a dictionary of what is known of them, to which each call adds."""
-    c = dataclasses.replace(c, train=dataclasses.replace(c.train, precision=precision))
-    mesh = sharding.make_mesh(c.mesh)
-    sharding.check_batch(c.train.batch_size, mesh, microbatches=c.train.microbatches)
-    held = sharding.held_rows(c.train.batch_size, mesh)
-    with jax.set_mesh(mesh):
-        run = make_pretraining(c, next_sentence=bool(batches[0]["next_weights"].any()))
-        state = step.first_state(step.fresh_params(run.make_model, c.train.seed), run.optimizer)
-        lowered = jax.jit(run.train_step, donate_argnums=0).lower(state, step.to_mesh(batches[0], mesh, held=held))
-        started = time.perf_counter()
-        memory: Any = lowered.compile().memory_analysis()
-    facts: dict[str, Any] = {
-        "compile_seconds": time.perf_counter() - started,
-        "bytes": memory.argument_size_in_bytes
-        + memory.temp_size_in_bytes
-        + memory.output_size_in_bytes
-        - memory.alias_size_in_bytes,
-        "host_ms_per_step": [],
-        "loss": [],
-    }
-
-    def steps(number: int) -> float:
-        nonlocal state
-        figures: dict[str, jax.Array] = {}
-        started, python = time.perf_counter(), 0.0
-        with jax.set_mesh(mesh):
-            for s in range(number):
-                before = time.thread_time()
-                state, coming = run.train_step(state, step.to_mesh(batches[s % BATCHES], mesh, held=held))
-                python += time.thread_time() - before
-                if figures:
-                    jax.block_until_ready(figures)  # waiting takes no time of this thread, and is not Python's
-                before = time.thread_time()
-                {name: x.item() for name, x in jax.device_get(figures).items()}
-                python += time.thread_time() - before
-                figures = coming
-            jax.block_until_ready(state)
-        facts["host_ms_per_step"].append(1e3 * python / number)
-        facts["loss"].append(float(figures["loss"]))
-        return time.perf_counter() - started
-
-    return steps, facts
+def read_batch(a: Measured) -> tuple[Config, Batch, bool]:
+    """Returns the config with the size of the vocabulary, a batch, and whether it has next sentences."""
+    c: Config = a.config
+    if c.data.path:
+        corpus = open_mixture(c.data)
+        size = c.train.batch_size
+        batches = training_batches(corpus, c.data, rows=range(size), batch_size=size, seed=c.train.seed)
+        return train.with_vocabulary(c, corpus), batches(0), corpus.next_sentence
+    vocab_size = c.model.vocab_size or VOCAB_SIZE
+    c = dataclasses.replace(c, model=dataclasses.replace(c.model, vocab_size=vocab_size))
+    batch = made_up_batch(
+        c.data, c.train.batch_size, vocab_size=vocab_size, lengths=a.lengths, pairs_per_row=a.pairs_per_row
+    )
+    return c, batch, True
 
 
-def their_step(c: Config, precision: Precision, batches: Sequence[Batch], *, compiled: bool) -> Steps:
-    """Returns what runs the steps of a plain PyTorch loop over Hugging Face's model."""
-    import torch
-
-    from benchmarks.huggingface_curve import first_model, inputs, make_optimizer
-
-    model: Any = first_model(c, c.model.dropout, attn_implementation="sdpa")
-    optimizer = make_optimizer(model, c.optimizer, fused=True)
-    forward = torch.compile(model) if compiled else model
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model.to(device)
-    given = [{name: x.to(device) for name, x in inputs(batch).items()} for batch in batches]
-
-    def steps(number: int) -> float:
-        started = time.perf_counter()
-        for s in range(number):
-            with torch.autocast(device, torch.bfloat16, enabled=precision == "bfloat16"):
-                loss = forward(**given[s % BATCHES]).loss
-            optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), c.optimizer.clip_norm)
-            optimizer.step()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter() - started
-
-    return steps
+def in_precision(c: Config, precision: Precision) -> Config:
+    """Returns the config with products in that precision."""
+    return dataclasses.replace(c, train=dataclasses.replace(c.train, precision=precision))
 
 
 def measure(a: Arguments) -> dict[str, Any]:
     """Returns all figures."""
-    c = with_vocabulary(a.config)
-    batches = make_batches(c, a.data)
-    ours = {precision: our_step(c, precision, batches) for precision in a.precisions}
-    runs = {f"bertjax {precision}": steps for precision, (steps, _) in ours.items()}
-    if a.against == "huggingface":
-        runs |= their_steps(a, c, batches)
-    seconds = in_turn(runs, a.steps, a.rounds)
+    c, batch, next_sentence = read_batch(a)
+    contenders: dict[str, Contender] = {}
+    for precision in a.precisions:
+        contenders[f"products_{precision}"] = Contender(our_products, (precision,))
+        contenders[f"ours_{precision}"] = Contender(our_step, (in_precision(c, precision), batch, next_sentence))
+    found: dict[str, Any] = {}
+    if a.against:
+        theirs, found["left_out"] = their_contenders(a, c, batch, next_sentence)
+        contenders |= theirs
+    timings = alternate(contenders, rounds=a.rounds, turn_seconds=a.turn_seconds)
+    found |= shape(c, batch)
+    peaks = {str(precision): best_products(timings, precision) for precision in PRECISIONS}
+    found["products_tflops"] = {precision: peak / 1e12 for precision, peak in peaks.items() if peak}
+    for name, timing in timings.items():
+        if "products" not in name:
+            found[name] = figures(timing, found["tokens"], found["flop"], peaks[name.rpartition("_")[2]])
+    return found | ratios(timings)
 
-    tokens = statistics.mean(int((batch["spans"] > 0).sum()) for batch in batches)
-    flops = flops_per_token(c.model, c.model.vocab_size or 0, batches[0])
-    found: dict[str, Any] = {
-        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-        "model": {
-            name: getattr(c.model, name) for name in ("family", "layers", "width", "dropout", "attention_dropout")
-        },
-        "rows": c.train.batch_size,
-        "seq_len": c.data.seq_len,
-        "tokens_per_step": tokens,
-        "flops_per_token": flops,
-        "runs": {name: speed(rounds, tokens) for name, rounds in seconds.items()},
+
+def shape(c: Config, batch: Batch) -> dict[str, Any]:
+    """Returns what was computed."""
+    tokens = int((batch["spans"] > 0).sum())
+    of_model = {name: getattr(c.model, name) for name in ("layers", "width", "heads", "vocab_size", "dropout")}
+    return of_model | {
+        "rows": len(batch["ids"]),
+        "positions": batch["ids"].shape[1],
+        "pairs": int(batch["spans"].max(axis=1).sum()),
+        "tokens": tokens,
+        "flop": tokens * flops_per_token(c.model, c.model.vocab_size or VOCAB_SIZE, batch),
     }
-    for precision, (_, facts) in ours.items():
-        run, peak = found["runs"][f"bertjax {precision}"], peak_flops() or matmul_rate(precision)
-        run |= facts | {"host_ms_per_step": min(facts["host_ms_per_step"]), "loss": facts["loss"][-1]}
-        run |= {"peak": peak, "mfu": run["tokens_per_second"] * flops / peak}
-    if a.against == "huggingface":
-        found |= ratios(found["runs"])
+
+
+def figures(timing: Timing, tokens: int, flop: float, reached: float) -> dict[str, Any]:
+    """Returns those of a step; `reached` is the rate of products, the peak where the maker's is not known."""
+    return timing.facts | {
+        "seconds": {"median": timing.median, "fastest": timing.fastest},
+        "tokens_per_second": {"median": tokens / timing.median, "fastest": tokens / timing.fastest},
+        "mfu": flop / timing.median / (timing.facts.get("peak_flops") or reached),
+    }
+
+
+def best_products(timings: Mapping[str, Timing], precision: Precision) -> float:
+    """Returns the most FLOP/s that anybody's products reached in that precision, 0 if nobody had any."""
+    mine = [timing for name, timing in timings.items() if "products" in name and name.endswith(precision)]
+    return max((timing.facts["flop"] / timing.fastest for timing in mine), default=0.0)
+
+
+def ratios(timings: Mapping[str, Timing]) -> dict[str, float]:
+    """Returns how much faster we are: in float32 and in all, each with what was fastest there."""
+    found = {}
+    for name, end in (("ratio_float32", "_float32"), ("ratio_best", "")):
+        steps = [step for step in timings if "products" not in step and step.endswith(end)]
+        ours = [step for step in steps if step.startswith("ours")]
+        theirs = [step for step in steps if step.startswith("huggingface")]
+        if ours and theirs:
+            found[name] = ratio(timings[best(timings, theirs)], timings[best(timings, ours)])
     return found
 
 
-def their_steps(a: Arguments, c: Config, batches: Sequence[Batch]) -> dict[str, Steps]:
-    """Returns Hugging Face's steps by their names."""
-    import torch
+def their_contenders(
+    a: Arguments, c: Config, batch: Batch, next_sentence: bool
+) -> tuple[dict[str, Contender], list[str]]:
+    """Returns Hugging Face's, and what of it is left out for want of a compiler.
 
-    if a.threads is not None:
-        torch.set_num_threads(a.threads)
-    can_compile = shutil.which("c++") is not None
-    if not can_compile:
-        print("torch.compile needs a C++ compiler, and there is none: left out", file=sys.stderr)
-    return {
-        f"huggingface {precision} {'compiled' if compiled else 'eager'}": their_step(
-            c, precision, batches, compiled=compiled
-        )
-        for precision in a.precisions
-        for compiled in ((False, True) if can_compile else (False,))
-    }
+    Raises: UserError if it has no such model.
+    """
+    from benchmarks import their_step
+    from bertjax.interop.bert import describes
 
-
-def in_turn(runs: dict[str, Steps], steps: int, rounds: int) -> dict[str, list[float]]:
-    """Returns the seconds a step of each round of each, after steps that are not counted."""
-    for name, run in runs.items():
-        print(f"first steps of {name}: {run(BATCHES):.1f} s", file=sys.stderr)
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(rounds):
-        for name, run in runs.items():
-            seconds[name].append(run(steps) / steps)
-    return seconds
-
-
-def speed(seconds: Sequence[float], tokens: float) -> dict[str, float]:
-    """Returns what rounds of so many seconds a step come to."""
-    fastest, median = min(seconds), statistics.median(seconds)
-    return {
-        "ms_per_step": 1e3 * fastest,
-        "median_ms_per_step": 1e3 * median,
-        "tokens_per_second": tokens / fastest,
-        "median_tokens_per_second": tokens / median,
-    }
-
-
-def ratios(runs: dict[str, dict[str, Any]]) -> dict[str, float]:
-    """Returns our tokens/s over theirs: in float32, and of the best of each."""
-
-    def best(prefix: str) -> float:
-        return max((run["tokens_per_second"] for name, run in runs.items() if name.startswith(prefix)), default=0.0)
-
-    found = {}
-    if best("bertjax float32"):
-        found["ratio_float32"] = best("bertjax float32") / best("huggingface float32")
-    return found | {"ratio_best": best("bertjax") / best("huggingface")}
-
-
-def matmul_rate(precision: Precision, size: int = 2048) -> float:
-    """Returns the FLOP/s of a product of two square matrices, the fastest of several."""
-    x = jnp.ones((size, size), precision)
-    product = jax.jit(jnp.matmul)
-    jax.block_until_ready(product(x, x))
-    seconds = []
-    for _ in range(10):
-        started = time.perf_counter()
-        jax.block_until_ready(product(x, x))
-        seconds.append(time.perf_counter() - started)
-    return float(2 * size**3 / min(seconds))
+    if not (describes(c.model) and next_sentence):
+        raise UserError("--against=huggingface compares BERT with next sentences; leave it out for this config")
+    batch, contenders, left_out = unpacked(batch), {}, []
+    for precision in a.precisions:
+        contenders[f"huggingface_products_{precision}"] = Contender(their_step.their_products, (precision,))
+        for way in a.ways:
+            if way == "compiled" and not their_step.has_compiler():
+                left_out.append(f"torch.compile in {precision}: there is no C++ compiler")
+                continue
+            contenders[f"huggingface_{way}_{precision}"] = Contender(
+                their_step.their_step, (c, batch, precision, way == "compiled")
+            )
+    return contenders, left_out
 
 
 def main() -> None:
     """The command."""
-    backend.start()
-    jax.config.update("jax_enable_compilation_cache", False)  # the time to compile is wanted
+    a = tyro.cli(Arguments, description=__doc__)
+    packages = ("jax", "flax", *(("torch", "transformers") if a.against else ()))
     with reported():
-        arguments = tyro.cli(Arguments, description=__doc__)
-        if min(arguments.steps, arguments.rounds) < 1:
-            raise UserError(f"--steps={arguments.steps} and --rounds={arguments.rounds}: use at least 1")
-        packages = ("jax", "torch", "transformers") if arguments.against == "huggingface" else ("jax",)
-        print_result("train_step", measure(arguments), *packages)
+        print_result("train_step", measure(a), *packages)
 
 
 if __name__ == "__main__":

@@ -253,6 +253,10 @@ class TrainConfig:
     """Also write TensorBoard events into the workdir (extra `tensorboard`)."""
     wandb_project: str | None = free(None)
     """Also log to this Weights & Biases project (extra `wandb`)."""
+    profile_from: int | None = free(None)
+    """First step, counted from 1, of a profiler's trace, which goes to WORKDIR/profile. The first step compiles."""
+    profile_steps: int = free(5)
+    """Steps of the trace."""
 
     def __post_init__(self) -> None:
         _check_positive(
@@ -262,8 +266,23 @@ class TrainConfig:
             eval_every=self.eval_every,
             eval_rows=self.eval_rows,
             log_every=self.log_every,
+            profile_steps=self.profile_steps,
         )
         _check_not_negative(seed=self.seed)
+        if self.profile_from is not None:
+            _check_positive(profile_from=self.profile_from)
+            _check(
+                self.profiled.stop <= self.steps + 1,
+                f"profile_from={self.profile_from}, profile_steps={self.profile_steps}: the last is step"
+                f" {self.profiled.stop - 1}, but there are steps={self.steps}",
+            )
+
+    @property
+    def profiled(self) -> range:
+        """The steps of which there is to be a trace, counted from 1."""
+        return (
+            range(0) if self.profile_from is None else range(self.profile_from, self.profile_from + self.profile_steps)
+        )
 
 
 @dataclasses.dataclass(frozen=True)

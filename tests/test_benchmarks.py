@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 
 import finetune
-from benchmarks import few_examples, prepare, reading, result, train_step
-from bertjax.config import Config, DataConfig, FinetuneConfig, ModelConfig, TrainConfig
-from bertjax.data.batches import full_batch
+from benchmarks import few_examples, prepare, reading, result
+from bertjax.config import FinetuneConfig
 from bertjax.data.tokenizer import SPECIAL_PIECES
 from bertjax.errors import UserError
 
@@ -193,49 +192,3 @@ def test_embedding_compares_the_same_vectors(tmp_path: Path) -> None:
         embedding.measure(dataclasses.replace(small, count=21), tmp_path)
     with pytest.raises(UserError, match="size='huge' is unknown; use one of tiny"):
         embedding.measure(dataclasses.replace(small, size="huge"), tmp_path)
-
-
-SMALL = Config(
-    model=ModelConfig(layers=1, width=32, heads=2, mlp_width=64, vocab_size=100, max_positions=32),
-    data=DataConfig(seq_len=32, max_predictions=5),
-    train=TrainConfig(batch_size=8),
-)
-
-
-def test_a_step_is_measured_on_rows_that_are_full() -> None:
-    found = train_step.measure(train_step.Arguments(precisions=("float32",), steps=2, rounds=2, config=SMALL))
-    assert found["tokens_per_step"] == 8 * 32
-    run = found["runs"]["bertjax float32"]
-    assert run["tokens_per_second"] == pytest.approx(1e3 * 8 * 32 / run["ms_per_step"])
-    assert run["ms_per_step"] <= run["median_ms_per_step"]
-    assert run["mfu"] == pytest.approx(run["tokens_per_second"] * found["flops_per_token"] / run["peak"])
-    assert 0 < run["host_ms_per_step"] < 1e3
-    assert run["bytes"] > 8 * 32 * 4
-    assert 4.5 < run["loss"] < 6.5  # log of 100 entries, and of 2 answers
-
-
-def test_made_up_rows_predict_other_places_each() -> None:
-    batch, other = train_step.make_batches(SMALL, "")[:2]
-    assert (batch["predict"] != other["predict"]).any()
-    assert (np.diff(batch["predict"], axis=1) > 0).all()
-    assert {name: x.dtype for name, x in batch.items()} == {
-        name: x.dtype for name, x in full_batch(SMALL.data, 8).items()
-    }
-    assert batch["weights"].sum() == 8 * 5
-
-
-@pytest.mark.parity
-def test_a_step_is_compared_with_hugging_faces(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("transformers")
-    monkeypatch.setattr(train_step.shutil, "which", lambda _: None)  # torch.compile takes a minute
-    found = train_step.measure(train_step.Arguments(against="huggingface", steps=1, rounds=1, config=SMALL))
-    runs = found["runs"]
-    assert list(runs) == [
-        f"{who} {precision}{how}"
-        for who, how in (("bertjax", ""), ("huggingface", " eager"))
-        for precision in ("float32", "bfloat16")
-    ]
-    theirs = [run["tokens_per_second"] for name, run in runs.items() if name.startswith("huggingface")]
-    assert found["ratio_float32"] == pytest.approx(runs["bertjax float32"]["tokens_per_second"] / theirs[0])
-    ours = [run["tokens_per_second"] for name, run in runs.items() if name.startswith("bertjax")]
-    assert found["ratio_best"] == pytest.approx(max(ours) / max(theirs))

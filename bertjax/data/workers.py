@@ -49,12 +49,16 @@ def map_in_order(function: Callable[[Item], Result], items: Iterable[Item], work
 def _start_worker(function: Callable[[Item], Result]) -> None:  # noqa: ARG001 - to bring it is to import its module
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a process a core is enough
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent answers it
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    leave_with_parent()
 
 
-def _leave_with_parent() -> None:
-    """Ends this process when its parent is gone; a pool's worker would wait for its next item for ever."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+def leave_with_parent() -> None:
+    """Ends this process as soon as its parent is gone; a pool's worker would wait for its next item for ever."""
+
+    def wait() -> None:
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()

@@ -1,0 +1,154 @@
+"""What is each technique of the train step worth here? One at a time is taken away, or another put in its place.
+
+    python -m benchmarks.ablation [--config=FILE --group.field=value ...] [--only gather precision ...]
+
+The step as the config has it, without --config that of `benchmarks.train_step`, and variants of it take turns, each in
+a process of its own. Prints a JSON line for each: real tokens a second, beside the default's of the same turns, and
+`gain`, how many times faster the default is. On CPUs the XLA flags that may matter there are variants, too.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import tyro
+from jax.sharding import PartitionSpec
+
+from benchmarks.alternation import Contender, alternate, ratio
+from benchmarks.our_step import Change, our_step
+from benchmarks.result import print_result
+from benchmarks.rows import with_every_position
+from benchmarks.train_step import Measured, read_batch, shape
+from bertjax import backend
+from bertjax.config import Config
+from bertjax.data.batches import Batch
+from bertjax.errors import UserError, reported
+from bertjax.model import encoder
+from bertjax.sharding import BATCH
+
+ACT_BSHK = PartitionSpec(BATCH, None, "model", None)
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments(Measured):
+    """Times the train step with and without each of its techniques."""
+
+    only: tuple[str, ...] = ()
+    """Names of variants; none takes all."""
+    together: int = 3
+    """Variants that take turns with the default at a time; each process holds a model."""
+
+
+class Variant(NamedTuple):
+    """What is other than in the default."""
+
+    fields: Mapping[str, dict[str, Any]] = {}
+    """Of the config's groups."""
+    change: Change | None = None
+    """Replaces a part of the code."""
+    every_position: bool = False
+    donate: bool = True
+    environment: Mapping[str, str] = {}
+
+
+CPU_FLAGS = {
+    "onednn": "--xla_cpu_experimental_onednn_custom_call=true",
+    "xnnpack": "--xla_cpu_use_xnnpack=true",
+    "concurrency": "--xla_cpu_enable_concurrency_optimized_scheduler=false",
+    "wide_vectors": "--xla_cpu_prefer_vector_width=512",
+}
+"""Those that jax 0.10 and 0.12 both know."""
+
+
+def variants(c: Config) -> dict[str, Variant]:
+    """Returns them by name; those that are as the config has it are left out."""
+    other = {"float32": "bfloat16", "bfloat16": "float32"}[c.train.precision]
+    found = {
+        "gather": Variant(every_position=True),
+        "fused_qkv": Variant(change=separate_qkv),
+        "donation": Variant(donate=False),
+        "kept_memory": Variant(change=plain_allocator),
+        "layers": Variant({"model": {"unroll_layers": not c.model.unroll_layers}}),
+        "precision": Variant({"train": {"precision": other}}),
+        "attention_dropout": Variant({"model": {"attention_dropout": 0.0}}),
+        "dropout": Variant({"model": {"dropout": 0.0, "attention_dropout": 0.0}}),
+        **{f"remat_{way}": Variant({"model": {"remat": way}}) for way in ("none", "products", "block")},
+        **{f"prng_{name}": Variant({"train": {"prng": name}}) for name in ("threefry2x32", "rbg", "unsafe_rbg")},
+        **{name: Variant(environment={"XLA_FLAGS": flags(flag)}) for name, flag in CPU_FLAGS.items()},
+    }
+    if c.model.family != "bert":
+        del found["fused_qkv"]
+    return {name: v for name, v in found.items() if not v.fields or with_fields(c, v.fields) != c}
+
+
+def flags(added: str) -> str:
+    """Returns XLA's flags with one more."""
+    return f"{os.environ.get('XLA_FLAGS', '')} {added}".strip()
+
+
+def with_fields(c: Config, groups: Mapping[str, dict[str, Any]]) -> Config:
+    """Returns the config with these fields of its groups."""
+    changed = {name: dataclasses.replace(getattr(c, name), **fields) for name, fields in groups.items()}
+    return dataclasses.replace(c, **changed)
+
+
+def separate_qkv() -> None:
+    """Makes three products of query, key and value out of one."""
+
+    def attention_inputs(self: Any, x_BSD: Any, _layer: Any) -> tuple[Any, Any, Any, None]:
+        def product(n: int) -> Any:
+            kernel_DHK, bias_HK = self.qkv.kernel[...][n], self.qkv.bias[...][n]
+            y_BSHK = jnp.einsum("BSD,DHK->BSHK", x_BSD.astype(kernel_DHK.dtype), kernel_DHK, out_sharding=ACT_BSHK)
+            return y_BSHK + bias_HK[None, None].astype(kernel_DHK.dtype)
+
+        return product(0), product(1), product(2), None
+
+    setattr(encoder.Block, "attention_inputs", attention_inputs)  # noqa: B010 - mypy knows a method when it sees one
+
+
+def plain_allocator() -> None:
+    """Leaves glibc's allocator as it is."""
+    setattr(backend, "_keep_freed_memory", lambda: None)  # noqa: B010
+
+
+def contender(v: Variant, c: Config, batch: Batch, next_sentence: bool) -> Contender:
+    """Returns how a variant is made."""
+    batch = with_every_position(batch) if v.every_position else batch
+    return Contender(our_step, (with_fields(c, v.fields), batch, next_sentence, v.change, v.donate), v.environment)
+
+
+def measure(a: Arguments) -> Iterator[dict[str, Any]]:
+    """Yields the figures of each variant. Raises: UserError for one that there is not."""
+    c, batch, next_sentence = read_batch(a)
+    there = variants(c)
+    for name in a.only:
+        if name not in there:
+            raise UserError(f"only={name!r} is no variant of this config; use of {', '.join(there)}")
+    names = list(a.only or there)
+    tokens = shape(c, batch)["tokens"]
+    for start in range(0, len(names), a.together):
+        some = {name: there[name] for name in names[start : start + a.together]}
+        contenders = {
+            name: contender(v, c, batch, next_sentence) for name, v in ({"default": Variant()} | some).items()
+        }
+        timings = alternate(contenders, rounds=a.rounds, turn_seconds=a.turn_seconds)
+        for name in some:
+            timing, default = timings[name], timings["default"]
+            speeds = {"tokens_per_second": tokens / timing.median, "of_default": tokens / default.median}
+            yield {"without": name, **speeds, "gain": ratio(timing, default)} | timing.facts
+
+
+def main() -> None:
+    """The command."""
+    a = tyro.cli(Arguments, description=__doc__)
+    with reported():
+        for row in measure(a):
+            print_result("ablation", row, "jax", "flax")
+
+
+if __name__ == "__main__":
+    main()

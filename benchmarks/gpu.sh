@@ -1,0 +1,102 @@
+#!/usr/bin/env bash
+# Everything that is to be measured on a GPU, in one command; with --small the same in minutes on a CPU, to try it.
+#
+#     benchmarks/gpu.sh [--small] OUT TEXT VOCAB TASKS
+#
+# TEXT is what `bertjax prepare` reads, such as .../pretrain/enwiki.jsonl.xz, VOCAB a vocab.txt, TASKS a folder with GLUE's
+# SST-2, STS-B and RTE, each with train.tsv and dev.tsv. All that is printed goes to OUT/*.json, a line for each figure;
+# OUT/runs has the workdirs. Started again it goes on: what is there is not done again. Needs the extras gpu and parity.
+# Python is that of $PYTHON, or python. On a GPU it takes about an hour and a half, of which the pretraining 15 minutes.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+small=
+if [ "${1:-}" = --small ]; then
+    small=yes
+    shift
+fi
+if [ $# -ne 4 ]; then
+    sed -n '4s/^# *//p' "$0" >&2
+    exit 2
+fi
+out=$1 text=$2 vocab=$3 tasks=$4
+python=${PYTHON:-python}
+mkdir -p "$out/runs"
+
+# measured NAME COMMAND...: the command's standard output is OUT/NAME.json; it is there only if the command succeeded.
+measured() {
+    local name=$1
+    shift
+    [ -e "$out/$name.json" ] && return
+    echo "== $name (after $SECONDS s)" >&2
+    "$@" >"$out/$name.unfinished"
+    mv "$out/$name.unfinished" "$out/$name.json"
+}
+
+# What is small: the model and the rows, the turns, the run.
+if [ "$small" ]; then
+    export JAX_PLATFORMS=cpu
+    tiny=(--model.layers=1 --model.width=32 --model.heads=2 --model.mlp_width=64 --train.precision=float32)
+    compared=(--rounds=1 --turn_seconds=0.01 --against=huggingface --precisions float32 --ways eager)
+    ablated=(--rounds=1 --turn_seconds=0.01 --only gather)
+    sizes=(base) lengths=(32)
+    run=(--train.steps=20 --train.batch_size=8 --train.eval_every=10 --train.eval_rows=16
+        --optimizer.warmup_steps=None --train.profile_from=5 --train.profile_steps=2)
+    task=(--train.epochs=1 --train.batch_size=8 --data.seq_len=32 --data.examples=40)
+    buckets=(--lengths 8 --batches 1 --repeats 2)
+    rows_of() { echo 4; }
+else
+    tiny=()
+    compared=(--against=huggingface --precisions bfloat16)
+    ablated=()
+    sizes=(base large) lengths=(128 512)
+    # About 15 minutes of BERT-base on one H200, at 600,000 tokens a second.
+    run=(--train.steps=16000 --train.batch_size=256 --train.eval_every=2000 --checkpoint.save_every=4000
+        --optimizer.warmup_steps=1600 --optimizer.peak_lr=4e-4 --train.profile_from=101 --train.profile_steps=5)
+    task=()
+    buckets=(--lengths 16 64 128)
+    rows_of() { # SIZE LENGTH; three models and what they keep fit 80 GB together
+        case $1 in base) echo $((16384 / $2)) ;; large) echo $((8192 / $2)) ;; esac
+    }
+fi
+
+# one FOLDER NAME: the file there of that name, compressed or not.
+one() { find "$1" -name "$2*" | sort | head -n 1; }
+
+# Pretraining is the first phase alone.
+cat >"$out/base.py" <<'PYTHON'
+import dataclasses
+import runpy
+
+
+def get_config():
+    return dataclasses.replace(runpy.run_path("configs/bert_base.py")["get_config"](), phases=())
+PYTHON
+
+# 1. The step, beside Hugging Face's: rows that are full, and rows of a long and a short pair, which it reads one by one.
+for size in "${sizes[@]}"; do
+    for length in "${lengths[@]}"; do
+        step=("$python" -m benchmarks.train_step "--config=configs/bert_$size.py" "${tiny[@]}"
+            "--data.seq_len=$length" "--data.max_predictions=$((length * 15 / 100 + 1))"
+            "--train.batch_size=$(rows_of "$size" "$length")" "${compared[@]}")
+        measured "step-$size-$length" "${step[@]}"
+        measured "step-$size-$length-packed" "${step[@]}" --pairs_per_row=2 \
+            --lengths $((length * 3 / 4)) $((length / 4))
+    done
+done
+measured ablation "$python" -m benchmarks.ablation --config=configs/bert_base.py "${tiny[@]}" \
+    "--data.seq_len=${lengths[0]}" "--train.batch_size=$(rows_of base "${lengths[0]}")" "${ablated[@]}"
+
+# 2. A pretraining, of which some steps are profiled, what it is worth when it is fine-tuned, and how quick it is in use.
+measured prepare "$python" -c "from bertjax.cli import main; main()" prepare "$text" --output "$out/corpus" --vocab "$vocab" \
+    --seq-len "${lengths[0]}"
+measured pretraining "$python" train.py "--config=$out/base.py" "--workdir=$out/runs/base" "${tiny[@]}" \
+    "--data.path=$out/corpus" "--data.seq_len=${lengths[0]}" "${run[@]}"
+for name in SST-2:sst2 STS-B:stsb RTE:rte; do
+    folder=$tasks/${name%:*} config=${name#*:}
+    measured "finetuning-$config" "$python" finetune.py "--config=configs/finetune/$config.py" \
+        "--workdir=$out/runs/$config" "--init_from=$out/runs/base" "--data.train=$(one "$folder" train.tsv)" \
+        "--data.validation=$(one "$folder" dev.tsv)" "${task[@]}"
+done
+measured inference "$python" -m benchmarks.inference "$out/runs/base" "${buckets[@]}"
+echo "done after $SECONDS s: $out" >&2

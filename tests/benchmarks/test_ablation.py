@@ -1,0 +1,67 @@
+"""Each variant of the step differs from the default in what it names, and computes the same where it should."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from benchmarks import ablation
+from benchmarks.rows import made_up_batch, with_every_position
+from bertjax import sharding
+from bertjax.config import Config, DataConfig, MeshConfig, ModelConfig, TrainConfig
+from bertjax.errors import UserError
+from bertjax.model import encoder
+from bertjax.training import step
+from bertjax.training.pretraining import make_pretraining
+
+SMALL = Config(
+    model=ModelConfig(vocab_size=60, width=16, layers=2, heads=2, mlp_width=32, max_positions=32, dropout=0),
+    data=DataConfig(seq_len=32, max_predictions=5),
+    train=TrainConfig(batch_size=4),
+)
+
+
+def figures_of(c: Config, batch: dict[str, np.ndarray]) -> dict[str, float]:
+    mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:1])
+    with jax.set_mesh(mesh):
+        run = make_pretraining(c, next_sentence=True)
+        state = step.first_state(step.fresh_params(run.make_model, 0), run.optimizer)
+        return {name: float(x) for name, x in run.train_step(state, step.to_mesh(batch, mesh))[1].items()}
+
+
+def test_three_products_and_a_head_at_every_position_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = dataclasses.replace(SMALL.model, attention_dropout=0)
+    c = dataclasses.replace(SMALL, model=model)
+    batch = made_up_batch(c.data, 4, vocab_size=60, lengths=(9, 20))
+    wanted = figures_of(c, batch)
+    assert figures_of(c, with_every_position(batch)) == pytest.approx(wanted, rel=1e-5)
+    monkeypatch.setattr(encoder.Block, "attention_inputs", encoder.Block.attention_inputs)  # to be put back
+    before = encoder.Block.attention_inputs
+    ablation.separate_qkv()
+    assert encoder.Block.attention_inputs is not before
+    assert figures_of(c, batch) == pytest.approx(wanted, rel=1e-5)
+
+
+def test_variants_that_are_the_default_are_left_out() -> None:
+    names = ablation.variants(SMALL)
+    assert {"gather", "fused_qkv", "donation", "layers", "remat_block", "prng_rbg", "onednn"} <= names.keys()
+    assert not {"remat_none", "prng_threefry2x32"} & names.keys()
+    modern = dataclasses.replace(SMALL, model=dataclasses.replace(SMALL.model, family="modernbert", remat="block"))
+    assert "fused_qkv" not in ablation.variants(modern)
+    assert "remat_none" in ablation.variants(modern)
+    assert ablation.variants(modern)["precision"].fields == {"train": {"precision": "bfloat16"}}
+
+
+def test_a_variant_is_timed_beside_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_prefer_vector_width=256")
+    assert ablation.flags("--xla_b") == "--xla_cpu_prefer_vector_width=256 --xla_b"
+    a = ablation.Arguments(SMALL, rounds=1, turn_seconds=0.01, only=("gather", "kept_memory"))
+    found = list(ablation.measure(a))
+    assert [row["without"] for row in found] == ["gather", "kept_memory"]
+    for row in found:
+        assert row["gain"] == pytest.approx(row["of_default"] / row["tokens_per_second"])
+    with pytest.raises(UserError, match="only='speed' is no variant of this config; use of gather, fused_qkv"):
+        next(ablation.measure(dataclasses.replace(a, only=("speed",))))

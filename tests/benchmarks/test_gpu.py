@@ -1,0 +1,74 @@
+"""Everything that is measured on a GPU, made small, on a CPU."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bertjax.data.tokenizer import SPECIAL_PIECES
+
+ROOT = Path(__file__).parents[2]
+WORDS = ("bees", "fly", "home", "over", "the", "old", "river", "slowly", "again")
+
+
+def table(path: Path, header: str, rows: list[str]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join([header, *rows]) + "\n")
+
+
+def make_inputs(folder: Path) -> list[str]:
+    """Returns the arguments TEXT, VOCAB, TASKS."""
+    rng = random.Random(0)
+
+    def sentence() -> str:
+        return " ".join(rng.choices(WORDS, k=6)) + "."
+
+    documents = ["\n".join(sentence() for _ in range(6)) for _ in range(200)]
+    (folder / "text.txt").write_text("\n\n".join(documents))
+    (folder / "vocab.txt").write_text("\n".join([*SPECIAL_PIECES, ".", *WORDS]))
+    for split in ("train", "dev"):
+        table(folder / "SST-2" / f"{split}.tsv", "sentence\tlabel", [f"{sentence()}\t{i % 2}" for i in range(40)])
+        pairs = [f"{sentence()}\t{sentence()}" for _ in range(40)]
+        table(
+            folder / "STS-B" / f"{split}.tsv",
+            "sentence1\tsentence2\tscore",
+            [f"{pair}\t{rng.random() * 5}" for pair in pairs],
+        )
+        names = ("entailment", "not_entailment")
+        table(
+            folder / "RTE" / f"{split}.tsv",
+            "sentence1\tsentence2\tlabel",
+            [f"{pair}\t{names[i % 2]}" for i, pair in enumerate(pairs)],
+        )
+    return [str(folder / "text.txt"), str(folder / "vocab.txt"), str(folder)]
+
+
+@pytest.mark.parity
+def test_one_command_measures_everything_and_goes_on_where_it_was(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    out = tmp_path / "out"
+    command = ["bash", str(ROOT / "benchmarks" / "gpu.sh"), "--small", str(out), *make_inputs(tmp_path)]
+    environment = os.environ | {"PYTHON": sys.executable, "BERTJAX_CACHE": str(tmp_path / "cache")}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    expected = ("step-base-32", "step-base-32-packed", "ablation", "inference")
+    figures = {name: json.loads((out / f"{name}.json").read_text()) for name in expected}
+    assert figures["step-base-32"]["ratio_best"] > 0
+    assert figures["step-base-32-packed"]["pairs"] == 8
+    assert figures["ablation"]["without"] == "gather"
+    assert list((out / "runs" / "base" / "profile").rglob("*.trace.json.gz"))
+    for task in ("sst2", "stsb", "rte"):
+        assert (out / "runs" / task / "report.html").is_file()
+    again = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert "==" not in again.stderr  # nothing is done twice
+
+
+def test_it_says_how_it_is_used() -> None:
+    done = subprocess.run(["bash", str(ROOT / "benchmarks" / "gpu.sh"), "OUT"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (2, "benchmarks/gpu.sh [--small] OUT TEXT VOCAB TASKS\n")
