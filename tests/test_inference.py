@@ -203,7 +203,8 @@ def test_classify_names_the_likeliest_label(classifier: Model) -> None:
 
 
 def test_texts_of_similar_length_compile_once(model: Model, caplog: pytest.LogCaptureFixture) -> None:
-    inference._pooled.clear_cache()
+    pooled: Any = inference._pooled
+    pooled.clear_cache()
     with jax.log_compiles():
         model.embed(["rain"] * 8, pooling="cls")
         assert "Finished XLA compilation of jit(_pooled)" in caplog.text
