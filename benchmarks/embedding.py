@@ -4,9 +4,10 @@
 
 Random weights and a vocabulary of the file's own, a text a line: the time does not depend on what was learned. It
 compares `model.embed` with BertModel in PyTorch and the mean over its hidden states, the batches padded to their
-longest text, the texts in the order of the file and sorted by length, as sentence-transformers does it; both with their
-tokenization, in turn, the median of several. Then it starts `bertjax predict` with an empty compilation cache, and
-again. Prints a JSON line. Needs the `parity` extra.
+longest text, the texts in the order of the file and sorted by length, as sentence-transformers does it; all with their
+tokenization, each in a process of its own, in turn. `ratio` is to the faster of theirs, the median over the rounds.
+Then it starts `bertjax predict` with an empty compilation cache, and again. Prints a JSON line. Needs the `parity`
+extra.
 
 Shape letters: B batch (rows), S position, D width, N texts.
 """
@@ -14,13 +15,14 @@ Shape letters: B batch (rows), S position, D width, N texts.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,6 +32,7 @@ import transformers
 import tyro
 
 import bertjax
+from benchmarks.alternation import Contender, Timing, Trial, alternate, best, ratio
 from benchmarks.parity import SIZES
 from benchmarks.result import print_result
 from bertjax import backend
@@ -97,22 +100,37 @@ def their_embedding(folder: Path, batch_size: int, *, by_length: bool) -> Callab
     return embed
 
 
-def texts_per_second(
-    embeddings: dict[str, Callable[[Sequence[str]], np.ndarray]], texts: Sequence[str], repeats: int
-) -> dict[str, float]:
-    """Returns the median of each, measured in turn after a first call. Raises: ValueError if the vectors differ."""
-    found = {name: embed(texts) for name, embed in embeddings.items()}
-    wanted = next(iter(found.values()))
-    for name, vectors_ND in found.items():
+def our_trial(folder: Path, texts: Sequence[str]) -> Trial:
+    """Returns our embedding of the texts, to be timed."""
+    backend.start()
+    return trial(functools.partial(bertjax.load(folder).embed, truncate=True), texts)
+
+
+def their_trial(folder: Path, texts: Sequence[str], batch_size: int, by_length: bool, threads: int) -> Trial:
+    """Returns theirs."""
+    torch.set_num_threads(threads)
+    return trial(their_embedding(folder, batch_size, by_length=by_length), texts)
+
+
+def trial(embed: Callable[[Sequence[str]], np.ndarray], texts: Sequence[str]) -> Trial:
+    """Returns what embeds the texts as often as asked; its facts are the vectors."""
+    found: dict[str, Any] = {}
+
+    def run(times: int) -> float:
+        started = time.perf_counter()
+        for _ in range(times):
+            found["vectors"] = embed(texts)
+        return time.perf_counter() - started
+
+    return Trial(run, lambda: found)
+
+
+def check_same(timings: Mapping[str, Timing]) -> None:
+    """Raises ValueError if the vectors differ."""
+    (first, wanted), *others = ((name, timing.facts["vectors"]) for name, timing in timings.items())
+    for name, vectors_ND in others:
         if np.abs(vectors_ND - wanted).max() > 1e-4 * np.abs(wanted).max():
-            raise ValueError(f"{name} gives other vectors than {next(iter(found))}")
-    seconds: dict[str, list[float]] = {name: [] for name in embeddings}
-    for _ in range(repeats):
-        for name, embed in embeddings.items():
-            start = time.perf_counter()
-            embed(texts)
-            seconds[name].append(time.perf_counter() - start)
-    return {name: len(texts) / statistics.median(took) for name, took in seconds.items()}
+            raise ValueError(f"{name} gives other vectors than {first}")
 
 
 def first_answers(folder: Path, cache: Path) -> dict[str, float]:
@@ -129,24 +147,28 @@ def first_answers(folder: Path, cache: Path) -> dict[str, float]:
 
 def measure(a: Arguments, directory: Path) -> dict[str, Any]:
     """Returns all figures; the model is left in the directory."""
-    torch.set_num_threads(a.threads)
     texts = read_texts(a)
     folder = make_folder(directory / "model", a.size, texts)
-    model = bertjax.load(folder)
-    embeddings = {
-        "bertjax": lambda texts: model.embed(texts, truncate=True),
-        "transformers": their_embedding(folder, a.batch_size, by_length=False),
-        "transformers_by_length": their_embedding(folder, a.batch_size, by_length=True),
-    }
-    speeds = texts_per_second(embeddings, texts, a.repeats)
-    lengths_N = [len(ids) + 2 for ids in model.tokenizer.encode_batch(texts)]
+    timings = alternate(
+        {
+            "bertjax": Contender(our_trial, (folder, texts)),
+            "transformers": Contender(their_trial, (folder, texts, a.batch_size, False, a.threads)),
+            "transformers_by_length": Contender(their_trial, (folder, texts, a.batch_size, True, a.threads)),
+        },
+        rounds=a.repeats,
+        turn_seconds=0.0,  # once
+    )
+    check_same(timings)
+    theirs = best(timings, ("transformers", "transformers_by_length"))
+    lengths_N = [len(ids) + 2 for ids in Tokenizer.load(folder).encode_batch(texts)]
     return {
         "size": a.size,
         "texts": len(texts),
         "mean_tokens": statistics.mean(lengths_N),
         "longest_tokens": max(lengths_N),
-        "texts_per_second": speeds,
-        "ratio": speeds["bertjax"] / max(speeds["transformers"], speeds["transformers_by_length"]),
+        "texts_per_second": {name: len(texts) / timing.median for name, timing in timings.items()},
+        "ratio": ratio(timings[theirs], timings["bertjax"]),
+        "ratio_in_file_order": ratio(timings["transformers"], timings["bertjax"]),
         "first_answer_seconds": first_answers(folder, directory / "cache"),
     }
 
