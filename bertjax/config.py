@@ -196,12 +196,18 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW with linear warm-up and linear decay to zero (Devlin et al. 2019, appendix A.2)."""
+    """By default AdamW with linear warm-up and linear decay to zero (Devlin et al. 2019, appendix A.2)."""
 
+    kind: Literal["adamw", "lamb"] = "adamw"
+    """LAMB scales the update of each matrix of each layer by the matrix's norm: for batches of thousands of rows."""
     peak_lr: float = 1e-4
     """Learning rate at the end of the warm-up."""
     warmup_steps: int | None = 10_000
     """Steps over which the learning rate rises from 0; None takes a tenth of all."""
+    schedule: Literal["linear", "stable"] = "linear"
+    """How the learning rate goes on: `linear` falls to 0; `stable` stays, and falls in the last `decay_steps`."""
+    decay_steps: int | None = None
+    """Steps of the fall of a `stable` schedule, 1 minus a square root; None takes a tenth of all."""
     weight_decay: float = 0.01
     """Not applied to biases and LayerNorm."""
     b1: float = 0.9
@@ -221,6 +227,11 @@ class OptimizerConfig:
         _check_positive(peak_lr=self.peak_lr, epsilon=self.epsilon, clip_norm=self.clip_norm)
         _check(0 < self.layer_decay <= 1, f"layer_decay={self.layer_decay} is not above 0 and at most 1")
         _check_not_negative(warmup_steps=self.warmup_steps or 0, weight_decay=self.weight_decay)
+        _check_not_negative(decay_steps=self.decay_steps or 0)
+        _check(
+            self.decay_steps is None or self.schedule == "stable",
+            f"decay_steps={self.decay_steps} belongs to schedule='stable'; schedule={self.schedule!r} always falls",
+        )
         _check_share(b1=self.b1, b2=self.b2)
 
 
@@ -386,6 +397,12 @@ class Config:
         _check(
             (self.optimizer.warmup_steps or 0) < self.train.steps,
             f"optimizer.warmup_steps={self.optimizer.warmup_steps} leaves nothing of train.steps={self.train.steps};"
+            " None takes a tenth",
+        )
+        changing = (self.optimizer.warmup_steps or 0) + (self.optimizer.decay_steps or 0)
+        _check(
+            changing <= self.train.steps,
+            f"optimizer.warmup_steps and decay_steps are {changing} together, more than train.steps={self.train.steps};"
             " None takes a tenth",
         )
 

@@ -58,6 +58,15 @@ MISTAKES: list[tuple[Callable[..., Any], dict[str, Any], str]] = [
     (TaskTrainConfig, {"epochs": 0}, r"epochs=0 is not greater than 0"),
     (TaskTrainConfig, {"seed": -1}, r"seed=-1 is negative"),
     (TaskTrainConfig, {"dropout": 1.0}, r"dropout=1\.0 is not"),
+    (OptimizerConfig, {"decay_steps": 5}, r"decay_steps=5 belongs to schedule='stable'; schedule='linear'"),
+    (
+        Config,
+        {
+            "optimizer": OptimizerConfig(warmup_steps=6000, schedule="stable", decay_steps=5000),
+            "train": TrainConfig(steps=10_000),
+        },
+        r"warmup_steps and decay_steps are 11000 together, more than train\.steps=10000; None takes",
+    ),
     (Config, {"data": DataConfig(seq_len=1024)}, r"data\.seq_len=1024 is more than model\.max_positions=512"),
 ]
 

@@ -1,4 +1,4 @@
-"""AdamW as BERT uses it, and its learning rate."""
+"""AdamW as BERT uses it, LAMB, and their learning rate."""
 
 from __future__ import annotations
 
@@ -13,16 +13,23 @@ from bertjax.config import OptimizerConfig
 
 
 def learning_rate(c: OptimizerConfig, steps: int) -> optax.Schedule:
-    """Returns rate(count), count updates having been made: a linear rise to the peak, then a linear fall.
+    """Returns rate(count), count updates having been made: a linear rise to the peak, then a fall.
 
-    Update number `warmup_steps` has the peak, the one after the last would have 0.
+    Update number `warmup_steps` has the peak, the one after the last would have 0. The fall is linear; of the `stable`
+    schedule it comes last, as 1 minus a square root.
+    Source: Haegele et al. 2024 (arXiv 2405.18392), section 3, for the latter.
     Differs from: google-research/bert, where the first update has rate 0 and the fall starts at step 0.
     """
     warmup = steps // 10 if c.warmup_steps is None else c.warmup_steps
+    decay = max(1, steps // 10 if c.decay_steps is None else c.decay_steps)
 
     def rate(count: jax.typing.ArrayLike) -> jax.Array:
         done = jnp.asarray(count, jnp.float32)
-        rise, fall = (done + 1) / max(1, warmup), (steps - done) / max(1, steps - warmup)
+        rise = (done + 1) / max(1, warmup)
+        if c.schedule == "stable":
+            fall = 1 - jnp.sqrt(((done - (steps - decay)) / decay).clip(0, 1))
+        else:
+            fall = (steps - done) / max(1, steps - warmup)
         return c.peak_lr * jnp.minimum(rise, fall).clip(0, 1)
 
     return rate
@@ -31,7 +38,8 @@ def learning_rate(c: OptimizerConfig, steps: int) -> optax.Schedule:
 def make_optimizer(c: OptimizerConfig, steps: int) -> optax.GradientTransformation:
     """Returns clipping to a global norm, Adam, decay of what is neither a bias nor LayerNorm, and the learning rate.
 
-    With `layer_decay` the rate is that much lower with each layer further down, once for the top block.
+    LAMB scales what Adam and the decay come to, too. With `layer_decay` the rate is that much lower with each layer
+    further down, once for the top block.
     Source: Devlin et al. 2019, appendix A.2; Loshchilov and Hutter 2019 for the decoupled decay; Howard and Ruder 2018,
     section 3.2, for rates by layer.
     """
@@ -40,9 +48,34 @@ def make_optimizer(c: OptimizerConfig, steps: int) -> optax.GradientTransformati
         optax.clip_by_global_norm(c.clip_norm),
         adam(b1=c.b1, b2=c.b2, eps=c.epsilon),
         optax.add_decayed_weights(c.weight_decay, mask=decayed),
+        *([scale_by_norms()] if c.kind == "lamb" else []),
         optax.scale_by_learning_rate(learning_rate(c, steps)),
         optax.identity() if c.layer_decay == 1 else scale_by_layer(c.layer_decay),
     )
+
+
+def scale_by_norms() -> optax.GradientTransformation:
+    """Returns updates that have the norm of the weights, matrix by matrix; biases' and LayerNorms' stay as they are.
+
+    Blocks are stacked and query, key and value are one array here; each of their matrices counts by itself. Where
+    either norm is 0 the update stays, too.
+    Source: You et al. 2020 (arXiv 1904.00962), algorithm 2, the scaling function being the identity; google-research's
+    lamb_optimizer.py for what is left out.
+    """
+
+    def scaled(path: jax.tree_util.KeyPath, update: jax.Array, weights: jax.Array) -> jax.Array:
+        names = _names(path)
+        if {"bias", "scale"} & set(names):
+            return update
+        apart = ("blocks" in names) + ("qkv" in names)  # leading axes: layers; query, key and value
+        axes = tuple(range(apart, update.ndim))
+        ours, its = (jnp.sqrt(jnp.sum(jnp.square(x), axis=axes, keepdims=True)) for x in (weights, update))
+        return update * jnp.where((ours > 0) & (its > 0), ours / jnp.where(its > 0, its, 1), 1)
+
+    def scale(updates: optax.Updates, params: optax.Params | None) -> optax.Updates:
+        return jax.tree.map_with_path(scaled, updates, params)
+
+    return optax.stateless(scale)
 
 
 def scale_by_layer(decay: float) -> optax.GradientTransformation:

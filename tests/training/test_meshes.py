@@ -51,15 +51,17 @@ def remembered() -> optax.GradientTransformation:
 
 
 @functools.cache
-def run(c: ModelConfig, sizes: Sizes = (1, 1, 1), *, steps: int = STEPS, **how: Any) -> Run:
+def run(
+    c: ModelConfig, sizes: Sizes = (1, 1, 1), *, steps: int = STEPS, optimizer: OptimizerConfig = OPTIMIZER, **how: Any
+) -> Run:
     """Returns what a run came to on a mesh of these sizes: packed rows, uneven predictions, another batch each step."""
     mesh = sharding.make_mesh(MeshConfig(*sizes), jax.devices()[: int(np.prod(sizes))])
 
     def make_model(rngs: nnx.Rngs) -> BertForPretraining:
         return BertForPretraining(c, rngs=rngs)
 
-    tx = optax.chain(remembered(), optimizers.make_optimizer(OPTIMIZER, STEPS))
-    rate = optimizers.learning_rate(OPTIMIZER, STEPS)
+    tx = optax.chain(remembered(), optimizers.make_optimizer(optimizer, STEPS))
+    rate = optimizers.learning_rate(optimizer, STEPS)
     figures, gradients = [], []
     with jax.set_mesh(mesh):
         made = step.make_train_step(make_model, pretraining_loss, tx, rate, seed=0, precision="float32", **how)
@@ -95,6 +97,11 @@ def test_a_mesh_changes_nothing(sizes: Sizes) -> None:
     many = run(CONFIG, sizes)
     assert_same(many, run(CONFIG))
     assert len(many.tokens_on) == sizes[1] * sizes[2]  # the vocabulary is cut over fsdp and model
+
+
+def test_a_mesh_changes_nothing_of_lamb() -> None:
+    lamb = dataclasses.replace(OPTIMIZER, kind="lamb")
+    assert_same(run(CONFIG, (2, 2, 2), optimizer=lamb), run(CONFIG, optimizer=lamb))
 
 
 @pytest.mark.parametrize(

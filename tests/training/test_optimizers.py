@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -49,6 +50,37 @@ def test_adamw_is_that_of_ten_lines_of_numpy(bias_correction: bool) -> None:
     expected = numpy_adamw(c, grads)
     for name, value in expected.items():
         np.testing.assert_allclose(params[name], value, rtol=2e-5)
+
+
+def test_lamb_scales_each_layers_matrices_by_themselves() -> None:
+    """Against AdamW's update, computed for each matrix of an unstacked model and scaled by hand."""
+    rng = np.random.default_rng(0)
+    shapes = {"qkv": (2, 3, 4, 2, 2), "up": (2, 4, 6)}  # two layers; query, key and value
+    blocks = {name: {"kernel": rng.normal(size=shape), "bias": rng.normal(size=2)} for name, shape in shapes.items()}
+    params: Any = jax.tree.map(jnp.float32, {"encoder": {"blocks": blocks, "still": np.zeros((3, 3))}})
+    grads = jax.tree.map(lambda p: jnp.float32(rng.normal(size=p.shape)), params)
+    c = OptimizerConfig(peak_lr=1.0, warmup_steps=0, weight_decay=0.3)
+
+    def update(c: OptimizerConfig) -> Any:
+        tx = optimizers.make_optimizer(c, STEPS)
+        return tx.update(grads, tx.init(params), params)[0]["encoder"]
+
+    plain, lamb = update(c), update(dataclasses.replace(c, kind="lamb"))
+    for name in shapes:
+        np.testing.assert_array_equal(lamb["blocks"][name]["bias"], plain["blocks"][name]["bias"])
+        theirs, weights = np.array(plain["blocks"][name]["kernel"]), params["encoder"]["blocks"][name]["kernel"]
+        for place in np.ndindex(shapes[name][: 2 if name == "qkv" else 1]):
+            theirs[place] *= np.linalg.norm(weights[place]) / np.linalg.norm(theirs[place])
+        np.testing.assert_allclose(lamb["blocks"][name]["kernel"], theirs, rtol=1e-5)
+    np.testing.assert_array_equal(lamb["still"], plain["still"])  # weights that are 0 would never move
+
+
+def test_a_stable_rate_stays_and_falls_at_the_end() -> None:
+    c = OptimizerConfig(peak_lr=2.0, warmup_steps=4, schedule="stable", decay_steps=4)
+    rates = [float(optimizers.learning_rate(c, steps=20)(count)) for count in range(21)]
+    np.testing.assert_allclose(rates[:4], [0.5, 1.0, 1.5, 2.0])
+    np.testing.assert_allclose(rates[4:17], 2.0)
+    np.testing.assert_allclose(rates[17:], [2 * (1 - k**0.5) for k in (0.25, 0.5, 0.75, 1.0)], atol=1e-6)
 
 
 def test_learning_rate_rises_to_the_peak_and_falls_and_no_update_is_wasted() -> None:
