@@ -32,6 +32,7 @@ from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import UserError, reported
 from bertjax.model.assembly import OF_TEXTS, Blueprint, classifier_heads
 from bertjax.model.encoder import check_mesh
+from bertjax.model.params import Params
 from bertjax.tasks import answers, batches, choices, classification, multilabel, regression, tagging
 from bertjax.tasks.sweep import sweep
 from bertjax.tasks.task import Chosen, Outputs, Part, Task, row_length
@@ -97,10 +98,10 @@ def run(c: FinetuneConfig, workdir: str | Path) -> dict[str, float]:
         )
         forward = step.make_forward(make_model, task.outputs, precision)
 
-        def outputs(params: nnx.State, part: Part) -> list[np.ndarray]:
+        def outputs(params: Params, part: Part) -> list[np.ndarray]:
             return outputs_of(part.features, functools.partial(forward, params), c, mesh)
 
-        def evaluate(params: nnx.State) -> dict[str, float]:
+        def evaluate(params: Params) -> dict[str, float]:
             part, found = task.parts["validation"], outputs(params, task.parts["validation"])
             chosen = task.choose(part, found)
             return task.figures(part, found, chosen) | dict(chosen) | dict(task.baselines)
@@ -224,7 +225,7 @@ def evaluation_steps(per_epoch: int, evaluations: int) -> set[int]:
     return {round(per_epoch * (k + 1) / evaluations) for k in range(evaluations)}
 
 
-def first_params(c: FinetuneConfig, blueprint: Blueprint, make_model: step.MakeModel) -> nnx.State:
+def first_params(c: FinetuneConfig, blueprint: Blueprint, make_model: step.MakeModel) -> Params:
     """Returns a new head's weights, and the pretrained ones under it unless the run starts from scratch.
 
     A model without a pooler, such as Hugging Face's BertForMaskedLM, gets a new one, and a line says so.

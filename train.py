@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
-from flax import nnx
 
 from bertjax import backend, command_line, hosts, pretrained, report, runs, sharding, storage
 from bertjax.config import Config
@@ -25,6 +24,7 @@ from bertjax.data.mixture import Mixture, check_together, open_mixture
 from bertjax.errors import UserError, reported
 from bertjax.interop.extension import check_extends, extend
 from bertjax.model.encoder import check_mesh
+from bertjax.model.params import Params
 from bertjax.training import step
 from bertjax.training.checkpoints import Checkpoints
 from bertjax.training.flops import flops_per_token
@@ -118,7 +118,7 @@ def train(
     def send(s: int) -> step.Batch:
         return step.to_mesh(batch_of(s - steps.start), mesh, held=held)
 
-    def evaluate(params: nnx.State) -> dict[str, float]:
+    def evaluate(params: Params) -> dict[str, float]:
         means = step.total([eval_step(params, step.to_mesh(batch, mesh)) for batch in held_out])
         return held_out_figures(means, held_out) | baselines
 
@@ -180,7 +180,7 @@ def with_pretrained_model(c: Config, corpus: Mixture) -> Config:
         raise UserError(f"{c.train.init_from}: {error}") from error
 
 
-def first_params(c: Config, corpus: Mixture, make_model: step.MakeModel) -> nnx.State:
+def first_params(c: Config, corpus: Mixture, make_model: step.MakeModel) -> Params:
     """Returns random weights, or those of `train.init_from`; heads that it lacks are random, and a line says so."""
     params, folder = step.fresh_params(make_model, c.train.seed), c.train.init_from
     if not folder:

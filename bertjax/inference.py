@@ -26,6 +26,7 @@ from bertjax.errors import UserError
 from bertjax.model.assembly import OF_TEXTS, Assembly, Blueprint, Task
 from bertjax.model.encoder import Encoder, check_mesh
 from bertjax.model.heads import means_over_spans
+from bertjax.model.params import Params
 from bertjax.model.pretraining import gather
 from bertjax.sharding import ACT_B, batch_shards, make_mesh
 from bertjax.tasks import answers, choices, classification, conll, tagging
@@ -123,7 +124,7 @@ class Model:
     config: ModelConfig
     tokenizer: Tokenizer
     graphdef: nnx.GraphDef[Any]
-    params: nnx.State
+    params: Params
     mesh: jax.sharding.Mesh
     labels: tuple[str, ...] = ()
     """Of a classifier, in the order of its logits."""
@@ -429,14 +430,14 @@ def _rounded_up(least: int) -> int:
 
 
 @functools.partial(jax.jit, static_argnames="graphdef")
-def _hidden(graphdef: nnx.GraphDef[Any], params: nnx.State, batch: Batch) -> jax.Array:
+def _hidden(graphdef: nnx.GraphDef[Any], params: Params, batch: Batch) -> jax.Array:
     encoder = nnx.merge(graphdef, params).encoder
     hidden_BSD: jax.Array = encoder(batch["ids"], batch["segments"], batch["positions"], batch["spans"])
     return hidden_BSD
 
 
 @functools.partial(jax.jit, static_argnames="graphdef")
-def _hidden_of_all_layers(graphdef: nnx.GraphDef[Any], params: nnx.State, batch: Batch) -> jax.Array:
+def _hidden_of_all_layers(graphdef: nnx.GraphDef[Any], params: Params, batch: Batch) -> jax.Array:
     """Returns hidden_BLSD, the rows first."""
     encoder = nnx.merge(graphdef, params).encoder
     hidden_LBSD = encoder(batch["ids"], batch["segments"], batch["positions"], batch["spans"], all_layers=True)
@@ -444,7 +445,7 @@ def _hidden_of_all_layers(graphdef: nnx.GraphDef[Any], params: nnx.State, batch:
 
 
 @functools.partial(jax.jit, static_argnames="graphdef")
-def _attentions(graphdef: nnx.GraphDef[Any], params: nnx.State, batch: Batch) -> jax.Array:
+def _attentions(graphdef: nnx.GraphDef[Any], params: Params, batch: Batch) -> jax.Array:
     """Returns weights_BLHST, the rows first."""
     encoder = nnx.merge(graphdef, params).encoder
     hidden_LBSD = jnp.swapaxes(_hidden_of_all_layers(graphdef, params, batch), 0, 1)
@@ -452,7 +453,7 @@ def _attentions(graphdef: nnx.GraphDef[Any], params: nnx.State, batch: Batch) ->
 
 
 @functools.partial(jax.jit, static_argnames=("graphdef", "pooling"))
-def _pooled(graphdef: nnx.GraphDef[Any], params: nnx.State, batch: Batch, pooling: Pooling) -> jax.Array:
+def _pooled(graphdef: nnx.GraphDef[Any], params: Params, batch: Batch, pooling: Pooling) -> jax.Array:
     """Returns vectors_BPD, of every text of each row."""
     x_BSD, spans_BS = _hidden(graphdef, params, batch), batch["spans"]
     if pooling == "mean":
@@ -463,7 +464,7 @@ def _pooled(graphdef: nnx.GraphDef[Any], params: nnx.State, batch: Batch, poolin
 
 @functools.partial(jax.jit, static_argnames=("graphdef", "vocab_size", "top_k"))
 def _likeliest(
-    graphdef: nnx.GraphDef[Any], params: nnx.State, batch: Batch, predict_BM: jax.Array, vocab_size: int, top_k: int
+    graphdef: nnx.GraphDef[Any], params: Params, batch: Batch, predict_BM: jax.Array, vocab_size: int, top_k: int
 ) -> tuple[jax.Array, jax.Array]:
     """Returns (probabilities_BMK, ids_BMK) among the entries that the tokenizer has, which may be fewer than V."""
     model = nnx.merge(graphdef, params)
@@ -476,7 +477,7 @@ def _likeliest(
 
 @functools.partial(jax.jit, static_argnames=("graphdef", "function"))
 def _of_tokens(
-    graphdef: nnx.GraphDef[Any], params: nnx.State, batch: Batch, function: Callable[[Any, Batch], jax.Array]
+    graphdef: nnx.GraphDef[Any], params: Params, batch: Batch, function: Callable[[Any, Batch], jax.Array]
 ) -> jax.Array:
     """Returns logits_BSC, or logits_BK of choices, by a task's function."""
     return function(nnx.merge(graphdef, params), batch)
@@ -484,6 +485,6 @@ def _of_tokens(
 
 @functools.partial(jax.jit, static_argnames=("graphdef", "normalize"))
 def _probabilities(
-    graphdef: nnx.GraphDef[Any], params: nnx.State, batch: Batch, normalize: Callable[[jax.Array], jax.Array]
+    graphdef: nnx.GraphDef[Any], params: Params, batch: Batch, normalize: Callable[[jax.Array], jax.Array]
 ) -> jax.Array:
     return normalize(classification.logits(nnx.merge(graphdef, params), batch).astype(jnp.float32))

@@ -10,7 +10,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 
 from bertjax import runs, storage
 from bertjax.config import CheckpointConfig, Config, FinetuneConfig, MeshConfig, ModelConfig, TaskDataConfig
@@ -18,6 +17,7 @@ from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import UserError
 from bertjax.interop import google, huggingface
 from bertjax.model.assembly import Blueprint, abstract_params
+from bertjax.model.params import Params
 from bertjax.sharding import make_mesh
 
 
@@ -58,7 +58,7 @@ def _fitting(tokenizer: Tokenizer, path: str | Path, b: Blueprint) -> Tokenizer:
     return tokenizer
 
 
-def read_params(path: str | Path, b: Blueprint, *, step: int | None = None) -> nnx.State:
+def read_params(path: str | Path, b: Blueprint, *, step: int | None = None) -> Params:
     """Returns the weights, on the mesh that is set: of a pretraining the newest, of a fine-tuning the best.
 
     `step` names another checkpoint. Raises: UserError if they are damaged, or not those of the blueprint.
@@ -66,7 +66,7 @@ def read_params(path: str | Path, b: Blueprint, *, step: int | None = None) -> n
     if others := others_format(path):
         if step is not None:
             raise UserError(f"step={step}: {path} is no run's folder and has one set of weights; leave it out")
-        params: nnx.State = others.read_params(path, b)
+        params: Params = others.read_params(path, b)
         return params
     from bertjax.training.checkpoints import load_params  # imports Orbax, which takes a while
 

@@ -15,6 +15,7 @@ from bertjax.config import CheckpointConfig, Config, DataConfig, FinetuneConfig,
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import UserError
 from bertjax.inference import Model, Pooling, load
+from bertjax.model.params import params_of
 from bertjax.sharding import ACT_B
 from bertjax.storage import Folder
 from bertjax.tasks.classification import SequenceClassifier
@@ -33,7 +34,7 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     c = Config(model=tiny.CONFIG, data=DataConfig(seq_len=16))
     workdir = runs.open_workdir(directory / "workdir", c, {}, Tokenizer.load(directory / "made"))
     with jax.set_mesh(tiny.one_device()), Checkpoints(Folder(workdir), CheckpointConfig()) as checkpoints:
-        checkpoints.save(TrainState(jnp.int32(1), nnx.state(tiny.bert()), {}), 1, {})
+        checkpoints.save(TrainState(jnp.int32(1), params_of(tiny.bert()), {}), 1, {})
     return workdir
 
 
@@ -51,10 +52,10 @@ def vectors_with_specials(model: Model, text: str) -> np.ndarray:
 
 def biased(model: Model, piece: str) -> Model:
     """Returns the model with a masked-LM head that always answers `piece`."""
-    params = nnx.clone(model.params)
-    bias = params["masked_lm"]["bias"]
-    bias[...] = jnp.where(jnp.arange(len(bias)) == model.tokenizer.id_of(piece), 100.0, 0.0)
-    return dataclasses.replace(model, params=params)
+    head = model.params["masked_lm"]
+    entries = jnp.arange(len(head["bias"]))
+    bias = jnp.where(entries == model.tokenizer.id_of(piece), 100.0, 0.0)
+    return dataclasses.replace(model, params=model.params | {"masked_lm": head | {"bias": bias}})
 
 
 @pytest.fixture(scope="module")
@@ -80,9 +81,9 @@ def tuned(workdir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     keep_all = CheckpointConfig(keep=3)
     with jax.set_mesh(tiny.one_device()), Checkpoints(Folder(tuned), keep_all, best="accuracy") as checkpoints:
-        params = jax.jit(lambda: nnx.state(make()), compiler_options=tiny.QUICK)()
+        params = jax.jit(lambda: params_of(make()), compiler_options=tiny.QUICK)()
         for step, (label, accuracy) in enumerate([(0, 0.5), (1, 0.7), (2, 0.6)], 1):
-            params["classifier"]["bias"][...] = 5 * jax.nn.one_hot(label, 3)
+            params["classifier"]["bias"] = 5 * jax.nn.one_hot(label, 3)
             checkpoints.save(TrainState(jnp.int32(step), params, {}), step, {}, figures={"accuracy": accuracy})
     return tuned
 

@@ -25,6 +25,7 @@ from bertjax.config import CheckpointConfig, Config, MeshConfig, ModelConfig, Op
 from bertjax.data.prepare import prepare
 from bertjax.data.settings import PrepareConfig
 from bertjax.errors import UserError
+from bertjax.model.params import params_of
 from bertjax.model.pretraining import BertForPretraining
 from bertjax.training.checkpoints import load_params
 from bertjax.training.metrics import TIMING, read_metrics
@@ -43,7 +44,7 @@ def untimed(workdir: Path) -> list[dict[str, float]]:
 def weights(workdir: Path) -> list[np.ndarray]:
     c = runs.read_config(workdir, Config).model
     with jax.set_mesh(sharding.make_mesh(MeshConfig())):
-        abstract = nnx.state(nnx.eval_shape(lambda: BertForPretraining(c, rngs=nnx.Rngs(0))), nnx.Param)
+        abstract = params_of(nnx.eval_shape(lambda: BertForPretraining(c, rngs=nnx.Rngs(0))))
         return [np.asarray(x) for x in jax.tree.leaves(load_params(workdir, abstract))]
 
 

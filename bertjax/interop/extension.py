@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import jax
 import numpy as np
-from flax import nnx
 
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import UserError
+from bertjax.model.params import Params, name_of
 
 OF_THE_VOCABULARY = ("encoder.embeddings.token.embedding", "masked_lm.bias")
 
@@ -21,7 +21,7 @@ def check_extends(new: Tokenizer, old: Tokenizer, folder: str) -> None:
         )
 
 
-def extend(params: nnx.State, abstract: nnx.State, old: Tokenizer, new: Tokenizer) -> nnx.State:
+def extend(params: Params, abstract: Params, old: Tokenizer, new: Tokenizer) -> Params:
     """Returns the parameters as `abstract` describes them, which may have more rows for the vocabulary.
 
     The vector (and the bias) of a new entry is the mean of those of the pieces that it was before.
@@ -29,21 +29,17 @@ def extend(params: nnx.State, abstract: nnx.State, old: Tokenizer, new: Tokenize
     added = new.pieces[old.vocab_size :]
     pieces = old.encode_batch([piece.removeprefix("##") for piece in added])
 
-    wanted = {_name(path): x for path, x in jax.tree.leaves_with_path(abstract)}
+    wanted = {name_of(path): x for path, x in jax.tree.leaves_with_path(abstract)}
 
     def extended(path: jax.tree_util.KeyPath, x: jax.Array) -> jax.Array:
-        if _name(path) not in OF_THE_VOCABULARY:
+        if name_of(path) not in OF_THE_VOCABULARY:
             return x
-        target = wanted[_name(path)]
+        target = wanted[name_of(path)]
         rows = np.zeros(target.shape, np.float32)
         rows[: len(x)] = jax.device_get(x)
         for i, ids in enumerate(pieces, old.vocab_size):
             rows[i] = rows[ids or [old.unk_id]].mean(axis=0)
         return jax.device_put(rows, jax.NamedSharding(jax.sharding.get_mesh(), jax.typeof(target).sharding.spec))
 
-    made: nnx.State = jax.tree.map_with_path(extended, params)
+    made: Params = jax.tree.map_with_path(extended, params)
     return made
-
-
-def _name(path: jax.tree_util.KeyPath) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value")

@@ -8,14 +8,13 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from flax import nnx
-
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import UserError
 from bertjax.interop import bert, huggingface
 from bertjax.interop.places import params_from_tensors
 from bertjax.interop.tensor_bundle import Entry, read_entries, read_tensor
 from bertjax.model.assembly import Blueprint, Task, abstract_params
+from bertjax.model.params import Params
 
 CONFIG, CHECKPOINT = "bert_config.json", "bert_model.ckpt.index"
 
@@ -58,7 +57,7 @@ def read_blueprint(path: str | Path) -> Blueprint:
     return Blueprint(config, heads, task, labels)
 
 
-def read_params(path: str | Path, b: Blueprint) -> nnx.State:
+def read_params(path: str | Path, b: Blueprint) -> Params:
     """Returns the weights, float32, on the mesh that is set.
 
     Raises: UserError unless every tensor of the model has one place and every place one tensor, undamaged.

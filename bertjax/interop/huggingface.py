@@ -12,7 +12,6 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-from flax import nnx
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
@@ -22,6 +21,7 @@ from bertjax.interop import bert, modernbert, roberta
 from bertjax.interop.classes import blueprint_for, described, heads_of, labels_of, largest_class, pooling_of, task_of
 from bertjax.interop.places import params_from_tensors, tensors_from_params
 from bertjax.model.assembly import Blueprint, abstract_params
+from bertjax.model.params import Params
 
 FAMILIES: dict[str, ModuleType] = {"bert": bert, "modernbert": modernbert, "roberta": roberta}
 """By `model_type`. Each module has CLASSES, HEADS, TIED, `config_from_huggingface`, `places` and their way back."""
@@ -51,7 +51,7 @@ def read_blueprint(path: str | Path) -> Blueprint:
     return Blueprint(config, heads, task, labels, pooling_of(values))
 
 
-def read_params(path: str | Path, b: Blueprint) -> nnx.State:
+def read_params(path: str | Path, b: Blueprint) -> Params:
     """Returns the weights, float32, on the mesh that is set.
 
     Raises: UserError unless every tensor of the folder has one place in the model and every place one tensor.
@@ -84,7 +84,7 @@ def read_tokenizer(path: str | Path, c_vocab_size: int) -> Tokenizer:
 
 
 def write_folder(
-    path: str | Path, b: Blueprint, params: nnx.State, tokenizer: Tokenizer, architecture: str | None = None
+    path: str | Path, b: Blueprint, params: Params, tokenizer: Tokenizer, architecture: str | None = None
 ) -> str:
     """Writes config.json, model.safetensors and the tokenizer's files; returns the class they are for.
 

@@ -11,9 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import numpy as np
-from flax import nnx
 
 from bertjax.errors import UserError
+from bertjax.model.params import Params, name_of
 
 Tensors = Mapping[str, np.ndarray]
 
@@ -47,8 +47,8 @@ Places = dict[str, Place]
 
 
 def params_from_tensors(
-    tensors: Tensors, places: Places, abstract: nnx.State, tied: Mapping[str, str] | None = None
-) -> nnx.State:
+    tensors: Tensors, places: Places, abstract: Params, tied: Mapping[str, str] | None = None
+) -> Params:
     """Returns the parameters that `abstract` describes, float32, on the mesh that is set.
 
     `tied` names tensors that may stand in the file again under a second name, {second: first}.
@@ -57,7 +57,7 @@ def params_from_tensors(
         from its second name.
     """
     _check_tensors(tensors, places, tied or {})
-    params = {_name(path): np.zeros(x.shape, np.float32) for path, x in jax.tree.leaves_with_path(abstract)}
+    params = {name_of(path): np.zeros(x.shape, np.float32) for path, x in jax.tree.leaves_with_path(abstract)}
 
     def put(name: str) -> None:
         places[name].put(np.asarray(tensors[name], np.float32), params[places[name].name])
@@ -66,13 +66,13 @@ def params_from_tensors(
         list(threads.map(put, places))
     mesh = jax.sharding.get_mesh()
     return jax.tree.map_with_path(
-        lambda path, x: jax.device_put(params[_name(path)], jax.NamedSharding(mesh, x.sharding.spec)), abstract
+        lambda path, x: jax.device_put(params[name_of(path)], jax.NamedSharding(mesh, x.sharding.spec)), abstract
     )
 
 
-def tensors_from_params(params: nnx.State, places: Places) -> dict[str, np.ndarray]:
+def tensors_from_params(params: Params, places: Places) -> dict[str, np.ndarray]:
     """Returns the tensors that `params_from_tensors` would make these parameters of, or their gradients."""
-    arrays = {_name(path): np.asarray(x) for path, x in jax.tree.leaves_with_path(params)}
+    arrays = {name_of(path): np.asarray(x) for path, x in jax.tree.leaves_with_path(params)}
     return {name: place.take(arrays[place.name]) for name, place in places.items()}
 
 
@@ -107,7 +107,3 @@ def _check_tensors(tensors: Tensors, places: Places, tied: Mapping[str, str]) ->
     if problems:
         shown = "; ".join(sorted(problems)[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
         raise UserError(f"the tensors are not those that the config describes: {shown}")
-
-
-def _name(path: jax.tree_util.KeyPath) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value")

@@ -12,6 +12,7 @@ from bertjax.config import ModelConfig, Pooling
 from bertjax.model import layers
 from bertjax.model.encoder import Encoder
 from bertjax.model.heads import MaskedLmHead, NextSentenceHead, Pooler, Transform, WeightedMean, text_width
+from bertjax.model.params import Params, params_of
 from bertjax.sharding import ACT_B, REPLICATED
 
 Task = Literal["pretraining", "classification", "multilabel", "regression", "tagging", "answers", "choice"]
@@ -74,6 +75,6 @@ class Assembly(nnx.Module):
         return self.classifier(read_BSD, out_sharding=ACT_B)
 
 
-def abstract_params(b: Blueprint) -> nnx.State:
+def abstract_params(b: Blueprint) -> Params:
     """Returns names, shapes and shardings of the parameters, without making them."""
-    return nnx.state(nnx.eval_shape(lambda: Assembly(b, rngs=nnx.Rngs(0))), nnx.Param)
+    return params_of(nnx.eval_shape(lambda: Assembly(b, rngs=nnx.Rngs(0))))

@@ -12,6 +12,7 @@ from flax import nnx
 from jax.sharding import AbstractMesh
 
 from bertjax.config import Config
+from bertjax.model.params import Params
 from bertjax.planning.collectives import Collective
 from bertjax.planning.compilation import Memory, Step, abstract_batch, held_by
 from bertjax.training import step
@@ -40,13 +41,13 @@ def estimate_step(c: Config, mesh: AbstractMesh, *, per_slice: int, pairs_per_ro
     return Step(None, memory.needed, memory, sent)
 
 
-def _kept(c: Config, params: nnx.State, mesh: AbstractMesh, pairs_per_row: int) -> Any:
+def _kept(c: Config, params: Params, mesh: AbstractMesh, pairs_per_row: int) -> Any:
     """Returns the abstract arrays that the forward pass leaves for the backward pass."""
     make_model = make_pretraining(c, next_sentence=True).make_model
     graphdef = nnx.graphdef(nnx.eval_shape(lambda: make_model(nnx.Rngs(0))))
 
-    def forward(params: nnx.State, batch: step.Batch, key: jax.Array) -> Any:
-        def loss(params: nnx.State) -> jax.Array:
+    def forward(params: Params, batch: step.Batch, key: jax.Array) -> Any:
+        def loss(params: Params) -> jax.Array:
             model: Any = nnx.merge(graphdef, step.in_precision(params, c.train.precision))
             return pretraining_loss(model, batch, key)[0]
 
@@ -56,7 +57,7 @@ def _kept(c: Config, params: nnx.State, mesh: AbstractMesh, pairs_per_row: int) 
     return jax.eval_shape(forward, params, abstract_batch(c, mesh, pairs_per_row), key)
 
 
-def _sent(c: Config, shape: Mapping[str, int], params: nnx.State, per_slice: int) -> Iterator[Collective]:
+def _sent(c: Config, shape: Mapping[str, int], params: Params, per_slice: int) -> Iterator[Collective]:
     """Yields what must be sent: gradients over data, weights and gradients over fsdp, activations over model."""
     width = 2 if c.train.precision == "bfloat16" else 4  # bytes of what is multiplied, and of its gradient
     data, fsdp, model = (shape[axis] for axis in ("data", "fsdp", "model"))

@@ -17,12 +17,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from etils import epath
-from flax import nnx
 from orbax.checkpoint import v1 as ocp
 
 from bertjax import hosts, storage
 from bertjax.config import CheckpointConfig
 from bertjax.errors import UserError
+from bertjax.model.params import Params, name_of
 from bertjax.training.step import TrainState
 
 Arrays = dict[str, jax.Array]
@@ -132,7 +132,7 @@ def _directory(workdir: epath.PathLike) -> epath.Path:
     return storage.absolute(workdir) / "checkpoints"
 
 
-def load_params(workdir: epath.PathLike, abstract: nnx.State, *, step: int | None = None) -> nnx.State:
+def load_params(workdir: epath.PathLike, abstract: Params, *, step: int | None = None) -> Params:
     """Returns the weights of a workdir's newest checkpoint, or of the one of `step`, placed as `abstract` says.
 
     Needs a mesh (`jax.set_mesh`). Raises: UserError if there is none, it is damaged, or it is of another model.
@@ -180,7 +180,7 @@ def saved_figures(workdir: epath.PathLike, step: int) -> dict[str, float]:
 def _named(tree: Any) -> Arrays:
     """Returns the leaves by name, such as `encoder.blocks.qkv.kernel`."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+    return {name_of(path): leaf for path, leaf in leaves}
 
 
 def _unnamed(tree: Any, arrays: Arrays) -> Any:

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 
 from bertjax.config import OptimizerConfig
+from bertjax.model.params import name_of
 
 
 def learning_rate(c: OptimizerConfig, steps: int) -> optax.Schedule:
@@ -125,7 +126,7 @@ def _heights(tree: Any) -> tuple[Any, int]:
 
 
 def _names(path: jax.tree_util.KeyPath) -> list[str]:
-    return jax.tree_util.keystr(path, simple=True, separator="/").split("/")
+    return name_of(path).split(".")
 
 
 def decayed(params: Any) -> Any:

@@ -9,6 +9,7 @@ import optax
 from flax import nnx
 
 from bertjax.config import Config
+from bertjax.model.params import Params
 from bertjax.model.pretraining import BertForPretraining
 from bertjax.training import optimizers, step
 from bertjax.training.losses import Sums, masked_lm_loss, pretraining_loss
@@ -20,7 +21,7 @@ class Pretraining(NamedTuple):
     make_model: step.MakeModel
     optimizer: optax.GradientTransformation
     train_step: step.TrainStep
-    eval_step: Callable[[nnx.State, step.Batch], Sums]
+    eval_step: Callable[[Params, step.Batch], Sums]
 
 
 def make_pretraining(c: Config, *, next_sentence: bool) -> Pretraining:

@@ -16,6 +16,7 @@ from flax import nnx
 
 from bertjax import sharding
 from bertjax.config import Prng
+from bertjax.model.params import Params, name_of, params_of
 from bertjax.training.losses import Sums, objective
 
 Batch = Mapping[str, jax.Array]
@@ -34,19 +35,19 @@ class TrainState:
     """Everything a run needs to go on: what it reads next follows from the step."""
 
     step: jax.Array  # int32 [], updates done
-    params: nnx.State
+    params: Params
     opt_state: optax.OptState
 
 
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
 
 
-def fresh_params(make_model: MakeModel, seed: int) -> nnx.State:
+def fresh_params(make_model: MakeModel, seed: int) -> Params:
     """Returns new weights. One jitted computation makes them where they belong: no device holds more than its part."""
-    return jax.jit(lambda: nnx.state(make_model(nnx.Rngs(seed)), nnx.Param))()
+    return jax.jit(lambda: params_of(make_model(nnx.Rngs(seed))))()
 
 
-def first_state(params: nnx.State, tx: optax.GradientTransformation) -> TrainState:
+def first_state(params: Params, tx: optax.GradientTransformation) -> TrainState:
     """Returns the state before the first update."""
     return TrainState(jnp.int32(0), params, jax.jit(tx.init)(params))
 
@@ -75,21 +76,21 @@ def make_train_step(
     """
     graphdef = nnx.graphdef(nnx.eval_shape(lambda: make_model(nnx.Rngs(0))))
 
-    def loss_of(params: nnx.State, batch: Batch, key: jax.Array | None) -> tuple[jax.Array, Sums]:
+    def loss_of(params: Params, batch: Batch, key: jax.Array | None) -> tuple[jax.Array, Sums]:
         return loss(nnx.merge(graphdef, in_precision(params, precision)), batch, key)
 
-    def whole(params: nnx.State, batch: Batch, key: jax.Array) -> tuple[tuple[jax.Array, Sums], nnx.State]:
+    def whole(params: Params, batch: Batch, key: jax.Array) -> tuple[tuple[jax.Array, Sums], Params]:
         return jax.value_and_grad(loss_of, has_aux=True)(params, batch, key)
 
-    def accumulated(params: nnx.State, batch: Batch, key: jax.Array) -> tuple[tuple[jax.Array, Sums], nnx.State]:
+    def accumulated(params: Params, batch: Batch, key: jax.Array) -> tuple[tuple[jax.Array, Sums], Params]:
         # Only the weights are used, which follow from the batch: XLA drops the rest of this forward pass.
         weights = {name: weight for name, (_, weight) in loss_of(params, batch, None)[1].items()}
 
-        def part_of(params: nnx.State, part: Batch, key: jax.Array) -> tuple[jax.Array, Sums]:
+        def part_of(params: Params, part: Batch, key: jax.Array) -> tuple[jax.Array, Sums]:
             sums = loss_of(params, part, key)[1]
             return objective(sums, weights), sums
 
-        def add(so_far: tuple[Sums, nnx.State], part: tuple[Batch, jax.Array]) -> tuple[tuple[Sums, nnx.State], None]:
+        def add(so_far: tuple[Sums, Params], part: tuple[Batch, jax.Array]) -> tuple[tuple[Sums, Params], None]:
             (_, sums), grads = jax.value_and_grad(part_of, has_aux=True)(params, *part)
             return jax.tree.map(jnp.add, so_far, (sums, grads)), None
 
@@ -119,12 +120,12 @@ def make_train_step(
 
 def make_forward(
     make_model: MakeModel, function: Callable[[Any, Batch], Out], precision: Literal["float32", "bfloat16"]
-) -> Callable[[nnx.State, Batch], Out]:
+) -> Callable[[Params, Batch], Out]:
     """Returns forward(params, batch) -> function(model, batch), jitted: for evaluation and prediction."""
     graphdef = nnx.graphdef(nnx.eval_shape(lambda: make_model(nnx.Rngs(0))))
 
     @jax.jit
-    def forward(params: nnx.State, batch: Batch) -> Out:
+    def forward(params: Params, batch: Batch) -> Out:
         return function(nnx.merge(graphdef, in_precision(params, precision)), batch)
 
     return forward
@@ -165,13 +166,13 @@ def _cut(x: jax.Array, parts: int) -> jax.Array:
     return jnp.moveaxis(jnp.reshape(x, (rows // parts, parts, *rest), out_sharding=sharding.ACT_B), 1, 0)
 
 
-def in_precision(params: nnx.State, precision: Literal["float32", "bfloat16"]) -> nnx.State:
+def in_precision(params: Params, precision: Literal["float32", "bfloat16"]) -> Params:
     """Returns the matrices in the precision of the products; biases and LayerNorm stay float32."""
     if precision == "float32":
         return params
 
     def cast(path: jax.tree_util.KeyPath, x: jax.Array) -> jax.Array:
-        vector = {"bias", "scale"} & set(jax.tree_util.keystr(path, simple=True, separator="/").split("/"))
+        vector = {"bias", "scale"} & set(name_of(path).split("."))
         return x if vector else x.astype(jnp.bfloat16)
 
     return jax.tree.map_with_path(cast, params)

@@ -7,7 +7,6 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from flax import nnx
 from safetensors.numpy import load_file
 
 from bertjax.config import ModelConfig
@@ -15,6 +14,7 @@ from bertjax.errors import UserError
 from bertjax.interop.bert import TIED, config_from_huggingface, huggingface_from_config, places
 from bertjax.interop.places import params_from_tensors, tensors_from_params
 from bertjax.model.assembly import Blueprint, abstract_params
+from bertjax.model.params import Params
 from tests.golden import bert
 from tests.model import tiny
 
@@ -22,7 +22,7 @@ B = Blueprint(config_from_huggingface(bert.CONFIG))
 WORDS, DECODER = "bert.embeddings.word_embeddings.weight", "cls.predictions.decoder.weight"
 
 
-def params(tensors: Mapping[str, np.ndarray]) -> nnx.State:
+def params(tensors: Mapping[str, np.ndarray]) -> Params:
     return params_from_tensors(tensors, places(B), abstract_params(B), TIED)
 
 

@@ -63,7 +63,7 @@ def test_every_flavour_says_what_it_has(
     params = read_params(folder, b)
     assert set(params) == {"encoder", *heads}
     np.testing.assert_array_equal(
-        params["encoder"]["embeddings"]["segment"]["embedding"][...],
+        params["encoder"]["embeddings"]["segment"]["embedding"],
         tensors["bert.embeddings.token_type_embeddings.weight"],
     )
 

@@ -10,6 +10,7 @@ import pytest
 from flax import nnx
 
 from bertjax.config import MeshConfig
+from bertjax.model.params import name_of
 from bertjax.sharding import ACT_B, make_mesh
 from tests.model import tiny
 
@@ -78,10 +79,7 @@ def test_weights_are_born_cut_and_the_same_on_every_mesh() -> None:
     with jax.set_mesh(make_mesh(MeshConfig(2, 2, 2))):
         born = tiny.init()
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(born), tiny.params())
-    part = {
-        jax.tree_util.keystr(path, simple=True, separator="."): leaf.addressable_shards[0].data.shape
-        for path, leaf in jax.tree.leaves_with_path(nnx.to_pure_dict(born))
-    }
+    part = {name_of(path): leaf.addressable_shards[0].data.shape for path, leaf in jax.tree.leaves_with_path(born)}
     assert part["encoder.embeddings.token.embedding"] == (256 // 4, 32)
     assert part["encoder.blocks.qkv.kernel"] == (2, 3, 32 // 2, 8 // 2, 4)
     assert part["encoder.blocks.out.kernel"] == (2, 8 // 2, 4, 32 // 2)

@@ -12,6 +12,7 @@ from flax import nnx
 
 from bertjax.config import MeshConfig, ModelConfig
 from bertjax.model.encoder import Encoder
+from bertjax.model.params import Params, params_of
 from bertjax.model.pretraining import BertForPretraining
 from bertjax.sharding import make_mesh
 
@@ -30,26 +31,27 @@ def one_device() -> jax.sharding.Mesh:
 
 
 @functools.partial(jax.jit, compiler_options=QUICK)
-def init() -> nnx.State:
-    return nnx.state(BertForPretraining(CONFIG, rngs=nnx.Rngs(0)), nnx.Param)
+def init() -> Params:
+    return params_of(BertForPretraining(CONFIG, rngs=nnx.Rngs(0)))
 
 
 @functools.cache
-def params() -> nnx.State:
+def params() -> Params:
     """Returns fresh weights of CONFIG's shapes, on the host."""
     with jax.set_mesh(one_device()):
-        return jax.device_get(init())
+        on_host: Params = jax.device_get(init())
+    return on_host
 
 
 def bert(c: ModelConfig = CONFIG) -> BertForPretraining:
     """Returns a model with these weights, placed on the mesh that is set."""
-    graphdef, abstract = nnx.split(nnx.eval_shape(lambda: BertForPretraining(c, rngs=nnx.Rngs(0))))
+    abstract = nnx.eval_shape(lambda: BertForPretraining(c, rngs=nnx.Rngs(0)))
     mesh = jax.sharding.get_mesh()
 
     def place(x: np.ndarray, wanted: jax.ShapeDtypeStruct) -> jax.Array:
         return jax.device_put(x, jax.NamedSharding(mesh, wanted.sharding.spec))
 
-    return nnx.merge(graphdef, jax.tree.map(place, params(), abstract))
+    return nnx.merge(nnx.graphdef(abstract), jax.tree.map(place, params(), params_of(abstract)))
 
 
 def encoder(c: ModelConfig = CONFIG) -> Encoder:

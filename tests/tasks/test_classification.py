@@ -17,6 +17,7 @@ from bertjax.config import MeshConfig, ModelConfig, Pooling, TaskDataConfig
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import UserError
 from bertjax.model.assembly import Blueprint, abstract_params, classifier_heads
+from bertjax.model.params import Params, params_of
 from bertjax.sharding import make_mesh
 from bertjax.tasks.batches import Choice, evaluation_batches, make_batch
 from bertjax.tasks.classification import (
@@ -332,8 +333,8 @@ def test_the_blueprint_of_a_classifier_has_its_weights(family: Literal["bert", "
     c = dataclasses.replace(MODEL, family=family)
     b = Blueprint(c, classifier_heads(c, "classification", pooling), "classification", ("a", "b", "c"), pooling)
 
-    def shapes(params: nnx.State) -> dict[str, tuple[int, ...]]:
+    def shapes(params: Params) -> dict[str, tuple[int, ...]]:
         return {jax.tree_util.keystr(path): x.shape for path, x in jax.tree_util.tree_leaves_with_path(params)}
 
     model = nnx.eval_shape(lambda: SequenceClassifier(c, 3, pooling=pooling, rngs=nnx.Rngs(0)))
-    assert shapes(nnx.state(model, nnx.Param)) == shapes(abstract_params(b))
+    assert shapes(params_of(model)) == shapes(abstract_params(b))
