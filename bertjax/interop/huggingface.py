@@ -5,8 +5,9 @@ Code that a folder brings (`auto_map`) is never run, and pickles are never opene
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,7 +20,7 @@ from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import UserError
 from bertjax.interop import bert, modernbert, roberta
 from bertjax.interop.classes import blueprint_for, described, heads_of, labels_of, largest_class, pooling_of, task_of
-from bertjax.interop.places import params_from_tensors, tensors_from_params
+from bertjax.interop.places import Unread, params_from_tensors, tensors_from_params
 from bertjax.model.assembly import Blueprint, abstract_params
 from bertjax.model.params import Params
 
@@ -57,16 +58,16 @@ def read_params(path: str | Path, b: Blueprint) -> Params:
     Raises: UserError unless every tensor of the folder has one place in the model and every place one tensor.
     """
     family = _family(read_json(Path(path) / CONFIG))
-    tensors: dict[str, np.ndarray] = {}
+    readers: dict[str, Callable[[], np.ndarray]] = {}
     for file in _files(path):
-        for name, tensor in _tensors(file):
+        for name, read in _tensors(file):
             new = family.renamed(name)
-            if new in tensors:
+            if new in readers:
                 raise UserError(f"{file} holds {name}, which is there already; a tensor can be in one place only")
-            if not _is_position_numbers(new, tensor):
-                tensors[new] = tensor
+            if not (new.endswith("embeddings.position_ids") and _are_numbers_from_0(read())):
+                readers[new] = read
     try:
-        return params_from_tensors(tensors, family.places(b), abstract_params(b), family.TIED)
+        return params_from_tensors(Unread(readers), family.places(b), abstract_params(b), family.TIED)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
 
@@ -165,13 +166,14 @@ def _names(file: Path) -> list[str]:
         return list(tensors.keys())
 
 
-def _tensors(file: Path) -> Iterator[tuple[str, np.ndarray]]:
-    with _opened(file) as tensors:
-        for name in tensors.keys():  # noqa: SIM118 - it is no mapping
-            dtype = tensors.get_slice(name).get_dtype()
-            if dtype not in DTYPES:
-                raise UserError(f"{file}: {name} is {dtype}; save the model as one of {', '.join(DTYPES)}")
-            yield name, tensors.get_tensor(name)
+def _tensors(file: Path) -> Iterator[tuple[str, Callable[[], np.ndarray]]]:
+    """Yields the name of each tensor of the file, and what reads it."""
+    tensors = _opened(file)
+    for name in tensors.keys():  # noqa: SIM118 - it is no mapping
+        dtype = tensors.get_slice(name).get_dtype()
+        if dtype not in DTYPES:
+            raise UserError(f"{file}: {name} is {dtype}; save the model as one of {', '.join(DTYPES)}")
+        yield name, functools.partial(tensors.get_tensor, name)
 
 
 def _opened(file: Path) -> Any:
@@ -181,9 +183,9 @@ def _opened(file: Path) -> Any:
         raise UserError(f"{file} is damaged or cut off ({error}); get it again") from error
 
 
-def _is_position_numbers(name: str, tensor: np.ndarray) -> bool:
-    """Returns whether it is 0, 1, 2 ..., which old files hold beside the weights."""
-    return name.endswith("embeddings.position_ids") and np.array_equal(tensor.ravel(), np.arange(tensor.size))
+def _are_numbers_from_0(tensor: np.ndarray) -> bool:
+    """Returns whether it is 0, 1, 2 ..., the positions, which old files hold beside the weights."""
+    return np.array_equal(tensor.ravel(), np.arange(tensor.size))
 
 
 def _from_vocab(path: Path) -> Tokenizer:

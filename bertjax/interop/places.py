@@ -6,7 +6,7 @@ Every tensor has one place and every place one tensor; what is left over on eith
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
@@ -16,6 +16,22 @@ from bertjax.errors import UserError
 from bertjax.model.params import Params, name_of
 
 Tensors = Mapping[str, np.ndarray]
+
+
+class Unread(Mapping[str, np.ndarray]):
+    """Tensors by name, each read when it is asked for, and not kept."""
+
+    def __init__(self, readers: Mapping[str, Callable[[], np.ndarray]]):
+        self._readers = readers
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self._readers[name]()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._readers)
+
+    def __len__(self) -> int:
+        return len(self._readers)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,14 +72,26 @@ def params_from_tensors(
     Raises: UserError if a tensor is missing, left over, of another shape, not floating or not finite, or untied
         from its second name.
     """
-    _check_tensors(tensors, places, tied or {})
+    tied = tied or {}
+    problems = [f"{name} is missing" for name in places if name not in tensors]
+    problems += [f"{name} has no place in the model" for name in tensors if name not in places and name not in tied]
     params = {name_of(path): np.zeros(x.shape, np.float32) for path, x in jax.tree.leaves_with_path(abstract)}
 
-    def put(name: str) -> None:
-        places[name].put(np.asarray(tensors[name], np.float32), params[places[name].name])
+    def put(name: str) -> str | None:
+        place, tensor = places[name], tensors[name]
+        if problem := _problem(name, tensor, place.shape):
+            return problem
+        place.put(np.asarray(tensor, np.float32), params[place.name])
+        return None
 
     with ThreadPoolExecutor() as threads:  # NumPy copies without Python's lock
-        list(threads.map(put, places))
+        problems += filter(None, threads.map(put, places.keys() & tensors.keys()))
+    for second, first in tied.items():
+        if {second, first} <= tensors.keys() and not np.array_equal(tensors[second], tensors[first]):
+            problems.append(f"{second} is not {first}, to which it must be tied")
+    if problems:
+        shown = "; ".join(sorted(problems)[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
+        raise UserError(f"the tensors are not those that the config describes: {shown}")
     mesh = jax.sharding.get_mesh()
     return jax.tree.map_with_path(
         lambda path, x: jax.device_put(params[name_of(path)], jax.NamedSharding(mesh, x.sharding.spec)), abstract
@@ -90,20 +118,10 @@ def norm(theirs: str, ours: str, width: int, index: tuple[int, ...] = ()) -> Ite
     yield theirs + ".bias", Place(ours + ".bias", (width,), index)
 
 
-def _check_tensors(tensors: Tensors, places: Places, tied: Mapping[str, str]) -> None:
-    problems = [f"{name} is missing" for name in places if name not in tensors]
-    problems += [f"{name} has no place in the model" for name in tensors if name not in places and name not in tied]
-    for name in places.keys() & tensors.keys():
-        tensor, wanted = tensors[name], places[name].shape
-        if tensor.shape != wanted:
-            problems.append(f"{name} is {list(tensor.shape)}, expected {list(wanted)}")
-        if tensor.dtype.name not in ("float32", "float16", "bfloat16"):
-            problems.append(f"{name} is {tensor.dtype}, which float32 cannot hold")
-        elif not np.isfinite(np.asarray(tensor, np.float32)).all():
-            problems.append(f"{name} holds numbers that are not finite")
-    for second, first in tied.items():
-        if {second, first} <= tensors.keys() and not np.array_equal(tensors[second], tensors[first]):
-            problems.append(f"{second} is not {first}, to which it must be tied")
-    if problems:
-        shown = "; ".join(sorted(problems)[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
-        raise UserError(f"the tensors are not those that the config describes: {shown}")
+def _problem(name: str, tensor: np.ndarray, shape: tuple[int, ...]) -> str | None:
+    """Returns why a tensor cannot go to a place for one of this shape, if it cannot."""
+    if tensor.shape != shape:
+        return f"{name} is {list(tensor.shape)}, expected {list(shape)}"
+    if tensor.dtype.name not in ("float32", "float16", "bfloat16"):
+        return f"{name} is {tensor.dtype}, which float32 cannot hold"
+    return None if np.isfinite(np.asarray(tensor, np.float32)).all() else f"{name} holds numbers that are not finite"
