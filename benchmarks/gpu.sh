@@ -44,6 +44,7 @@ if [ "$small" ]; then
         --optimizer.warmup_steps=None --train.profile_from=5 --train.profile_steps=2)
     task=(--train.epochs=1 --train.batch_size=8 --data.seq_len=32 --data.examples=40)
     buckets=(--lengths 8 --batches 1 --repeats 2)
+    learned=(STS-B:stsb)
     rows_of() { echo 4; }
 else
     tiny=()
@@ -55,6 +56,7 @@ else
         --optimizer.warmup_steps=1600 --optimizer.peak_lr=4e-4 --train.profile_from=101 --train.profile_steps=5)
     task=()
     buckets=(--lengths 16 64 128)
+    learned=(SST-2:sst2 STS-B:stsb RTE:rte)
     rows_of() { # SIZE LENGTH; three models and what they keep fit 80 GB together
         case $1 in base) echo $((16384 / $2)) ;; large) echo $((8192 / $2)) ;; esac
     }
@@ -92,7 +94,7 @@ measured prepare "$python" -c "from bertjax.cli import main; main()" prepare "$t
     --seq-len "${lengths[0]}"
 measured pretraining "$python" train.py "--config=$out/base.py" "--workdir=$out/runs/base" "${tiny[@]}" \
     "--data.path=$out/corpus" "--data.seq_len=${lengths[0]}" "${run[@]}"
-for name in SST-2:sst2 STS-B:stsb RTE:rte; do
+for name in "${learned[@]}"; do
     folder=$tasks/${name%:*} config=${name#*:}
     measured "finetuning-$config" "$python" finetune.py "--config=configs/finetune/$config.py" \
         "--workdir=$out/runs/$config" "--init_from=$out/runs/base" "--data.train=$(one "$folder" train.tsv)" \

@@ -1,12 +1,14 @@
 """What does it cost that a run can be killed at any moment and goes on as if nothing had happened?
 
     python -m benchmarks.resuming --config=configs/bert_mini.py --data=CORPUS [--steps=200 --save_every=50]
+        [--group.field=value ...]
 
-Starts the command of train.py several times on the same config: with one checkpoint at its end, with one every
-`save_every` steps, and so that it is killed halfway between two of them and started again. Prints a JSON line with the
-seconds of each from the command to its end, the fastest of `rounds`; what a checkpoint costs, and what the kill: the
-second start, its restoring, and the steps that were not saved. A run before these, which is not counted, leaves the
-compiled programs in the cache, as a second start has them. The runs' metrics must be the same, or it fails.
+Starts the command of train.py, with what other flags there are, several times on the same config: with one checkpoint
+at its end, with one every `save_every` steps, and so that it is killed halfway between two of them and started again.
+Prints a JSON line with the seconds of each from the command to its end, the fastest of `rounds`; what a checkpoint
+costs, and what the kill: the second start, its restoring, and the steps that were not saved. A run before these, which
+is not counted, leaves the compiled programs in the cache, as a second start has them. The runs' metrics must be the
+same, or it fails.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +44,9 @@ class Arguments:
     """Steps between checkpoints."""
     rounds: int = 2
     """Times that each is measured."""
-    flags: tuple[str, ...] = ()
-    """More of train.py, such as --train.batch_size=64."""
 
 
-def command(a: Arguments, workdir: Path, save_every: int) -> list[str]:
+def command(a: Arguments, flags_of_train: Sequence[str], workdir: Path, save_every: int) -> list[str]:
     """Returns the command of a run; it evaluates at its end only."""
     flags = {
         "--config": a.config,
@@ -57,16 +58,18 @@ def command(a: Arguments, workdir: Path, save_every: int) -> list[str]:
     }
     if a.data is not None:
         flags["--data.path"] = a.data
-    return [sys.executable, "train.py", *(f"{name}={value}" for name, value in flags.items()), *a.flags]
+    return [sys.executable, "train.py", *(f"{name}={value}" for name, value in flags.items()), *flags_of_train]
 
 
-def run(a: Arguments, workdir: Path, save_every: int, *, killed_after: int | None = None) -> float:
+def run(
+    a: Arguments, flags_of_train: Sequence[str], workdir: Path, save_every: int, *, killed_after: int | None = None
+) -> float:
     """Returns the seconds of a run from its start to its end; with `killed_after` it is killed after that step.
 
     Raises: UserError, with what the run said, if it fails.
     """
     started = time.perf_counter()
-    line = command(a, workdir, save_every)
+    line = command(a, flags_of_train, workdir, save_every)
     if killed_after is not None:
         process = subprocess.Popen(line, stderr=subprocess.DEVNULL)
         while not done(workdir, killed_after):
@@ -92,7 +95,7 @@ def untimed(workdir: Path) -> list[dict[str, Any]]:
     return [{name: x for name, x in line.items() if name not in TIMING} for line in read_metrics(workdir)]
 
 
-def measure(a: Arguments) -> dict[str, Any]:
+def measure(a: Arguments, flags_of_train: Sequence[str] = ()) -> dict[str, Any]:
     """Returns all figures."""
     halfway = a.steps // 2 // a.save_every * a.save_every + a.save_every // 2
     ways: dict[str, dict[str, Any]] = {
@@ -103,11 +106,11 @@ def measure(a: Arguments) -> dict[str, Any]:
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     with tempfile.TemporaryDirectory() as directory:
         first = Path(directory) / "first"
-        run(a, first, a.steps)
+        run(a, flags_of_train, first, a.steps)
         for turn in range(a.rounds):
             for name, how in ways.items():
                 workdir = Path(directory) / f"{name}{turn}"
-                seconds[name].append(run(a, workdir, **how))
+                seconds[name].append(run(a, flags_of_train, workdir, **how))
                 if untimed(workdir) != untimed(first):
                     raise UserError(f"the run with {name} is another: it has other metrics")
     plain, saved, killed = (min(seconds[name]) for name in ways)
@@ -125,11 +128,11 @@ def measure(a: Arguments) -> dict[str, Any]:
 
 def main() -> None:
     """The command."""
-    a = tyro.cli(Arguments, description=__doc__)
+    a, flags_of_train = tyro.cli(Arguments, description=__doc__, return_unknown_args=True)
     with reported():
         if not 0 < a.save_every <= a.steps // 2:
             raise UserError(f"--save_every={a.save_every}: use 1 to {a.steps // 2}, half of --steps")
-        print_result("resuming", measure(a), "jax", "orbax-checkpoint")
+        print_result("resuming", measure(a, flags_of_train), "jax", "orbax-checkpoint")
 
 
 if __name__ == "__main__":

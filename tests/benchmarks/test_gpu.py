@@ -33,18 +33,11 @@ def make_inputs(folder: Path) -> list[str]:
     (folder / "text.txt").write_text("\n\n".join(documents))
     (folder / "vocab.txt").write_text("\n".join([*SPECIAL_PIECES, ".", *WORDS]))
     for split in ("train", "dev"):
-        table(folder / "SST-2" / f"{split}.tsv", "sentence\tlabel", [f"{sentence()}\t{i % 2}" for i in range(40)])
         pairs = [f"{sentence()}\t{sentence()}" for _ in range(40)]
         table(
             folder / "STS-B" / f"{split}.tsv",
             "sentence1\tsentence2\tscore",
             [f"{pair}\t{rng.random() * 5}" for pair in pairs],
-        )
-        names = ("entailment", "not_entailment")
-        table(
-            folder / "RTE" / f"{split}.tsv",
-            "sentence1\tsentence2\tlabel",
-            [f"{pair}\t{names[i % 2]}" for i, pair in enumerate(pairs)],
         )
     return [str(folder / "text.txt"), str(folder / "vocab.txt"), str(folder)]
 
@@ -63,8 +56,7 @@ def test_one_command_measures_everything_and_goes_on_where_it_was(tmp_path: Path
     assert figures["step-base-32-packed"]["pairs"] == 8
     assert figures["ablation"]["without"] == "gather"
     assert list((out / "runs" / "base" / "profile").rglob("*.trace.json.gz"))
-    for task in ("sst2", "stsb", "rte"):
-        assert (out / "runs" / task / "report.html").is_file()
+    assert (out / "runs" / "stsb" / "report.html").is_file()
     again = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert "==" not in again.stderr  # nothing is done twice
 
