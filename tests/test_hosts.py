@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import pprint
+import shutil
 import signal
 import socket
 import subprocess
@@ -21,6 +22,7 @@ from bertjax.config import Config, MeshConfig
 from bertjax.hosts import LOST_PEER
 from bertjax.training.metrics import TIMING, read_metrics
 from tests.test_train import ROOT, wait_for_step
+from tests.training.test_checkpoints import flip_a_bit
 
 DEVICES = 8  # of all processes together
 HEARTBEAT = 10  # seconds
@@ -63,7 +65,7 @@ class Processes:
 
     def ends(self) -> list[tuple[int, str]]:
         """Returns exit code and standard error of each."""
-        said = [process.communicate(timeout=120)[1] for process in self.all]
+        said = [process.communicate(timeout=300)[1] for process in self.all]
         return [(process.returncode, text) for process, text in zip(self.all, said, strict=True)]
 
 
@@ -118,6 +120,18 @@ def test_the_others_leave_when_one_stops_answering(config: Config, tmp_path: Pat
     assert first.returncode in (LOST_PEER, -signal.SIGABRT)
     assert 128 + signal.SIGABRT == LOST_PEER  # what a shell, and with it a launcher, sees of JAX's own abort
     assert time.monotonic() - stopped < 2 * HEARTBEAT + 10
+
+
+def test_all_set_a_damaged_checkpoint_aside(finished: Path, config: Config, tmp_path: Path) -> None:
+    workdir = tmp_path / "run"
+    shutil.copytree(finished, workdir)
+    flip_a_bit(workdir / "checkpoints" / "24")
+    with Processes(config, workdir, 2) as processes:
+        ends = processes.ends()
+    assert [code for code, _ in ends] == [0, 0], ends
+    assert "the checkpoint of step 24 is damaged" in ends[0][1]
+    assert "going on from step 20 of 24" in ends[0][1]
+    assert_same_curve(workdir, finished)
 
 
 def test_all_save_and_leave_when_one_is_asked_and_another_mesh_goes_on(
