@@ -18,6 +18,7 @@ from bertjax import pretrained
 from bertjax.inference import make_model
 from bertjax.interop.huggingface import FAMILIES
 from bertjax.interop.places import tensors_from_params
+from bertjax.model.params import Params
 
 TOLERANCE = 1e-5  # of the largest value, in float32
 
@@ -30,19 +31,14 @@ def cotangent(name: str, output: Any, real_BS: np.ndarray) -> np.ndarray:
     return drawn * real_BS[..., None] if output.shape[:2] == real_BS.shape else drawn
 
 
-def outputs_and_gradients(
-    folder: Path, rows: Arrays, wanted: Mapping[str, np.ndarray], options: dict[str, Any] | None = None
-) -> tuple[Arrays, Arrays]:
-    """Returns those of the `wanted` outputs of the imported folder's model, and their gradients, by the same names.
-
-    `options` are the compiler's.
-    """
+def outputs_and_gradients(folder: Path, rows: Arrays, wanted: Mapping[str, np.ndarray]) -> tuple[Arrays, Arrays]:
+    """Returns those of the `wanted` outputs of the imported folder's model, and their gradients, by the same names."""
     b = pretrained.read_blueprint(folder)
     params = pretrained.read_params(folder, b)
     graphdef = nnx.graphdef(nnx.eval_shape(lambda: make_model(b)))
     inputs = [rows[name].astype(np.int32) for name in ("ids", "segments", "positions", "spans")]
 
-    def product(params: nnx.State) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def product(params: Params) -> tuple[jax.Array, dict[str, jax.Array]]:
         model: Any = nnx.merge(graphdef, params)
         x_BSD = model.encoder(*inputs)
         found = {"last_hidden_state": x_BSD}
@@ -60,7 +56,7 @@ def outputs_and_gradients(
         return jnp.sum(jnp.stack(products)), found
 
     with jax.default_matmul_precision("highest"):
-        slopes, found = jax.jit(jax.grad(product, has_aux=True), compiler_options=options)(params)
+        slopes, found = jax.jit(jax.grad(product, has_aux=True))(params)
     places = next(family for family in FAMILIES.values() if family.describes(b.config)).places(b)
     return jax.device_get(found), tensors_from_params(slopes, places)
 

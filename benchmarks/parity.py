@@ -164,13 +164,13 @@ def theirs(model: Any, rows: Arrays, *, gradients: bool = False) -> tuple[Arrays
     return {name: value.detach().numpy() for name, value in found.items()}, slopes
 
 
-def compare(family: str, head: str, size: str, folder: Path, options: dict[str, Any] | None = None) -> dict[str, Any]:
+def compare(family: str, head: str, size: str, folder: Path) -> dict[str, Any]:
     """Returns how far outputs and gradients are from those of transformers; its model is left in the `folder`."""
     model = make(family, head, size)
     model.save_pretrained(folder)
     rows = make_rows(model, size)
     wanted, wanted_slopes = theirs(model, rows, gradients=True)
-    got, slopes = outputs_and_gradients(folder, rows, wanted, options)
+    got, slopes = outputs_and_gradients(folder, rows, wanted)
     renamed = FAMILIES[model.config.model_type].renamed
     return {
         "family": family,

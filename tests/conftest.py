@@ -23,6 +23,10 @@ atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
 os.environ["BERTJAX_CACHE"] = CACHE
 jax.config.update("jax_compilation_cache_dir", f"{CACHE}/compiled")
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+# Slower code, compiled in two thirds of the time; processes that tests start do so, too.
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + (
+    " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+)
 # Before anything asks for devices: afterwards the number is fixed.
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)

@@ -81,7 +81,7 @@ def tuned(workdir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     keep_all = CheckpointConfig(keep=3)
     with jax.set_mesh(tiny.one_device()), Checkpoints(Folder(tuned), keep_all, best="accuracy") as checkpoints:
-        params = jax.jit(lambda: params_of(make()), compiler_options=tiny.QUICK)()
+        params = jax.jit(lambda: params_of(make()))()
         for step, (label, accuracy) in enumerate([(0, 0.5), (1, 0.7), (2, 0.6)], 1):
             params["classifier"]["bias"] = 5 * jax.nn.one_hot(label, 3)
             checkpoints.save(TrainState(jnp.int32(step), params, {}), step, {}, figures={"accuracy": accuracy})
@@ -154,7 +154,7 @@ def test_two_banks_have_two_vectors_and_both_sides_reach_them(model: Model) -> N
             x_BSD = encoder(ids_BS, jnp.zeros_like(ids_BS), positions_BS, jnp.ones_like(ids_BS))
             return jnp.sum(jnp.where(jnp.arange(x_BSD.shape[1]) == place, x_BSD[..., 0], 0))
 
-        slopes = jax.jit(nnx.grad(bank), compiler_options=tiny.QUICK)(model.encoder)
+        slopes = jax.jit(nnx.grad(bank))(model.encoder)
     reached_VD = np.abs(slopes["embeddings"]["token"]["embedding"][...])
     left, right = (reader.tokenizer.id_of(piece) for piece in ("went", "deposit"))
     assert reached_VD[left].max() > 0

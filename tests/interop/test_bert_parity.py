@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,7 +18,6 @@ from bertjax.model.assembly import Blueprint, abstract_params
 from bertjax.model.pretraining import BertForPretraining
 from bertjax.training.losses import pretraining_loss
 from tests.golden import bert
-from tests.model import tiny
 
 Arrays = Mapping[str, np.ndarray]
 TOLERANCE = 1e-5  # absolute, in float32; of the gradients relative to their global norm
@@ -46,7 +44,7 @@ def ours(config: Mapping[str, Any], weights: Arrays, rows: Arrays) -> dict[str, 
         "next_weights": np.ones((len(bert.LENGTHS), 1), np.float32),
     }
 
-    @functools.partial(jax.jit, compiler_options=tiny.QUICK)
+    @jax.jit
     def outputs(params: nnx.State, batch: dict[str, jax.Array]) -> tuple[dict[str, jax.Array], nnx.State]:
         model = nnx.merge(graphdef, params)
         hidden_LBSD = model.encoder(*(batch[k] for k in ("ids", "segments", "positions", "spans")), all_layers=True)

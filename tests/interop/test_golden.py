@@ -12,7 +12,6 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from benchmarks.outputs import TOLERANCE, difference, difference_of_outputs, outputs_and_gradients
-from tests.model import tiny
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 
@@ -32,7 +31,7 @@ def test_agrees_with_the_golden_values(name: str, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "config.json").read_text())["architectures"]
     save_file(prefixed(golden, "weight/"), tmp_path / "model.safetensors")
     rows, wanted, slopes = (prefixed(golden, part) for part in ("rows/", "output/", "gradient/"))
-    got, gradients = outputs_and_gradients(tmp_path, rows, wanted, tiny.QUICK)
+    got, gradients = outputs_and_gradients(tmp_path, rows, wanted)
     assert difference_of_outputs(got, wanted, rows["spans"])["relative"] < TOLERANCE
     assert difference(gradients, slopes)["relative"] < TOLERANCE
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ from bertjax.errors import UserError
 from bertjax.inference import make_model
 from bertjax.interop import huggingface
 from tests.interop import folders
-from tests.model import tiny
 
 transformers = pytest.importorskip("transformers")
 torch = pytest.importorskip("torch")
@@ -40,7 +38,7 @@ CASES += [(family, "ForMaskedLM", "long") for family in parity.HEADS]
 def test_every_class_computes_what_transformers_computes_and_goes_back_to_it(
     tmp_path: Path, family: str, head: str, size: str
 ) -> None:
-    found = parity.compare(family, head, size, tmp_path / "hf", tiny.QUICK)
+    found = parity.compare(family, head, size, tmp_path / "hf")
     for what in ("logits", "gradients"):
         assert found[what]["relative"] < TOLERANCE
         assert found[what]["largest"] > 0.1
@@ -112,7 +110,7 @@ def test_attention_weights_of_every_layer_are_those_of_transformers(tmp_path: Pa
     given = (batch[name] for name in ("ids", "segments", "positions", "spans"))
     arrays = [jax.numpy.asarray(x, "int32") for x in given]
 
-    @functools.partial(jax.jit, compiler_options=tiny.QUICK)
+    @jax.jit
     def attentions(params: nnx.State) -> jax.Array:
         encoder: Any = nnx.merge(graphdef, params).encoder
         weights_LBHST: jax.Array = encoder.attentions(encoder(*arrays, all_layers=True), arrays[-1])

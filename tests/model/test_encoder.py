@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 from typing import Any
 
 import jax
@@ -45,7 +44,7 @@ def test_every_position_sees_both_directions_and_its_own_span_only() -> None:
         block = nnx.merge(graphdef, jax.tree.map(lambda leaf: leaf[0], stacked))
         return jnp.sum(block(x_BSD, spans_BS, jnp.int32(0), key=None)[..., :3], axis=(0, 2))
 
-    jacobian_STD = jax.jit(jax.jacrev(outputs), compiler_options=tiny.QUICK)(jnp.zeros((12, 32)))
+    jacobian_STD = jax.jit(jax.jacrev(outputs))(jnp.zeros((12, 32)))
     seen_ST = np.abs(jacobian_STD).max(axis=-1) > 0
     np.testing.assert_array_equal(seen_ST, spans_BS[0][:, None] == spans_BS[0][None, :])
 
@@ -62,7 +61,7 @@ def test_packed_pairs_are_as_if_alone() -> None:
 def test_attentions_are_shares_within_a_span_that_make_each_layers_attention(c: ModelConfig) -> None:
     spans_BS = PACKED[-1]
 
-    @functools.partial(jax.jit, compiler_options=tiny.QUICK)
+    @jax.jit
     def attend() -> tuple[jax.Array, list[tuple[jax.Array, jax.Array]]]:
         model = Encoder(c, rngs=nnx.Rngs(0))
         hidden_LBSD = model(*PACKED, all_layers=True)

@@ -20,7 +20,7 @@ CONFIG = dataclasses.replace(
 
 
 def encoder(c: ModelConfig = CONFIG) -> Encoder:
-    return jax.jit(lambda: Encoder(c, rngs=nnx.Rngs(0)), compiler_options=tiny.QUICK)()
+    return jax.jit(lambda: Encoder(c, rngs=nnx.Rngs(0)))()
 
 
 def test_packed_spans_are_as_if_alone_and_padding_is_invisible() -> None:
@@ -43,7 +43,7 @@ def test_layers_see_everything_or_half_the_window_on_each_side(number: int, dist
     def outputs(nudge_SD: jax.Array) -> jax.Array:
         return jnp.sum(block(x_BSD + nudge_SD[None], spans_BS, jnp.int32(number), key=None)[..., :3], axis=(0, 2))
 
-    jacobian_STD = jax.jit(jax.jacrev(outputs), compiler_options=tiny.QUICK)(jnp.zeros((12, 32)))
+    jacobian_STD = jax.jit(jax.jacrev(outputs))(jnp.zeros((12, 32)))
     seen_ST = np.abs(jacobian_STD).max(axis=-1) > 0
     places = np.arange(12)
     np.testing.assert_array_equal(seen_ST, np.abs(places[:, None] - places[None, :]) <= distance)

@@ -47,7 +47,7 @@ def loss_and_gradients(sizes: tuple[int, int, int]) -> tuple[float, dict[str, np
         heads = [np.tile(x, (8, 1)) for x in (PREDICT_BM, CLS_BP)]
         batch = jax.device_put((*map(np.asarray, rows), *heads), jax.NamedSharding(mesh, ACT_B))
 
-        @functools.partial(jax.jit, compiler_options=tiny.QUICK)
+        @jax.jit
         @jax.value_and_grad
         def loss(params: nnx.State, batch: tuple[jax.Array, ...], key: jax.Array) -> jax.Array:
             mlm_logits_BMV, nsp_logits_BPC = nnx.merge(graphdef, params)(*batch, key=key)

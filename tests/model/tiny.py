@@ -22,15 +22,11 @@ CONFIG = ModelConfig(vocab_size=150, width=32, layers=2, heads=8, mlp_width=64, 
 Rows = Sequence[jax.Array]
 
 
-QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-"""Compiler options: slower code, made in half the time."""
-
-
 def one_device() -> jax.sharding.Mesh:
     return make_mesh(MeshConfig(), jax.devices()[:1])
 
 
-@functools.partial(jax.jit, compiler_options=QUICK)
+@jax.jit
 def init() -> Params:
     return params_of(BertForPretraining(CONFIG, rngs=nnx.Rngs(0)))
 
@@ -58,12 +54,12 @@ def encoder(c: ModelConfig = CONFIG) -> Encoder:
     return bert(c).encoder
 
 
-@functools.partial(jax.jit, static_argnames="all_layers", compiler_options=QUICK)
+@functools.partial(jax.jit, static_argnames="all_layers")
 def encode(model: Encoder, rows: Rows, key: jax.Array | None = None, all_layers: bool = False) -> jax.Array:
     return model(*rows, key=key, all_layers=all_layers)
 
 
-@functools.partial(jax.jit, compiler_options=QUICK)
+@jax.jit
 def pretrain(model: BertForPretraining, *inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
     return model(*inputs)
 

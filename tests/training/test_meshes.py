@@ -18,7 +18,6 @@ from bertjax.config import MeshConfig, ModelConfig, OptimizerConfig
 from bertjax.model.pretraining import BertForPretraining
 from bertjax.training import optimizers, step
 from bertjax.training.losses import pretraining_loss
-from tests.model.tiny import QUICK
 from tests.training.conftest import uneven_batch
 
 STEPS, ROWS = 20, 16
@@ -27,7 +26,6 @@ CONFIG = ModelConfig(vocab_size=100, width=32, layers=2, heads=8, mlp_width=64, 
 STILL = dataclasses.replace(CONFIG, dropout=0.0, attention_dropout=0.0)
 MESHES = [(8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 2, 2), (4, 2, 1)]
 
-quickly = functools.partial(jax.jit, compiler_options=QUICK)
 Sizes = tuple[int, int, int]
 
 
@@ -65,9 +63,9 @@ def run(
     figures, gradients = [], []
     with jax.set_mesh(mesh):
         made = step.make_train_step(make_model, pretraining_loss, tx, rate, seed=0, precision="float32", **how)
-        train_step = quickly(made)
-        forward = quickly(step.make_forward(make_model, lambda m, b: pretraining_loss(m, b, None)[1], "float32"))
-        state = quickly(lambda: step.first_state(step.fresh_params(make_model, 0), tx))()
+        train_step = jax.jit(made)
+        forward = jax.jit(step.make_forward(make_model, lambda m, b: pretraining_loss(m, b, None)[1], "float32"))
+        state = jax.jit(lambda: step.first_state(step.fresh_params(make_model, 0), tx))()
         for number in range(steps):
             state, on_device = train_step(state, step.to_mesh(uneven_batch(number, ROWS), mesh))
             figures.append({name: float(x) for name, x in on_device.items()})
