@@ -18,6 +18,7 @@ SIZES = {
     "bert_small": (4, 512, 8, 2048),
     "bert_base": (12, 768, 12, 3072),
     "bert_large": (24, 1024, 16, 4096),
+    "bert_large_lamb": (24, 1024, 16, 4096),
 }
 
 
@@ -59,3 +60,13 @@ def test_sizes_are_those_of_the_papers(stem: str, size: tuple[int, int, int, int
     assert (model.layers, model.width, model.heads, model.mlp_width) == size
     assert model.width // model.heads == 64
     assert model.vocab_size is None  # the tokenizer's
+
+
+def test_large_batches_are_those_of_the_lamb_paper() -> None:
+    """You et al. 2020: 32k rows of 128 positions for nine tenths of 15,625 steps, then of 512, warm-up over a fifth."""
+    c = load(CONFIGS / "bert_large_lamb.py").get_config()
+    assert (c.optimizer.kind, c.optimizer.peak_lr, c.optimizer.weight_decay) == ("lamb", 5e-3, 0.01)
+    assert (c.train.steps, 5 * c.optimizer.warmup_steps) == (15_625, 15_625)
+    (short, long), rows = c.by_phase(), 32 * 1024
+    assert [(phase.train.batch_size, phase.data.seq_len) for _, phase in (short, long)] == [(rows, 128), (rows, 512)]
+    assert len(long[0]) == 15_625 // 10
