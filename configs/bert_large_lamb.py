@@ -6,7 +6,8 @@ Command   python train.py --config=configs/bert_large_lamb.py --workdir=runs/ber
           --phases.0.data.path=CORPUS/512, of `bertjax prepare ... --output=CORPUS --seq-len 128 512`
           On fewer devices: --train.microbatches=8 --phases.0.microbatches=32
 Hardware  a pod: the paper had 1,024 TPU v3 chips.
-Hours     not measured yet; the paper's 1.7. The steps at 128 take 1.1e20 FLOP (1.88 GFLOP a token), those at 512 5.2e19.
+Hours     not measured yet; the paper took 1.7. The steps at 128 take 1.1e20 FLOP (1.88 GFLOP a token), those at 512
+          5.2e19 (1.99).
 Figures   SQuAD 1.1 F1 91.46 (table 1 of its first version), of the baseline 90.40; ours are not measured yet.
 """
 
