@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -25,7 +26,7 @@ from bertjax.errors import UserError, reported
 from bertjax.interop.extension import check_extends, extend
 from bertjax.model.encoder import check_mesh
 from bertjax.model.params import Params
-from bertjax.training import step
+from bertjax.training import budget, step
 from bertjax.training.checkpoints import Checkpoints
 from bertjax.training.flops import flops_per_token
 from bertjax.training.metrics import MetricsLog, last_evaluation
@@ -52,16 +53,17 @@ def run(c: Config, workdir: str | Path) -> dict[str, float]:
     saved, after SIGINT or SIGTERM.
     """
     # 1. What there is to compute on, and what to read. Everything that can be wrong is found out before the first step.
-    mesh = sharding.make_mesh(c.mesh)
+    began, mesh = time.perf_counter(), sharding.make_mesh(c.mesh)
     corpora = open_corpora(c)
     c = with_vocabulary(with_pretrained_model(c, corpora[0]), corpora[0])
     check_mesh(c.model, mesh)
-    phases = make_phases(c, corpora)
-    for phase in phases:
-        part = phase.config.train
-        sharding.check_batch(part.batch_size, mesh, microbatches=part.microbatches)
+    for _, part in c.by_phase():
+        sharding.check_batch(part.train.batch_size, mesh, microbatches=part.train.microbatches)
 
     with storage.opened(workdir) as folder, runs.lock(folder.files), jax.set_mesh(mesh):
+        if c.train.budget is not None:
+            c = within_budget(c, corpora, mesh, folder, began)
+        phases = make_phases(c, corpora)
         facts = {"corpus": " ".join(corpus.fingerprint for corpus in corpora)}
         runs.open_workdir(folder.files, c, facts, corpora[0].tokenizer)
 
@@ -103,27 +105,18 @@ def train(
     profile: Path,
 ) -> tuple[step.TrainState, bool]:
     """Trains from step `start` to the end of a phase; returns the state, and whether to leave before that."""
-    steps, c, corpus, seed = phase
-
-    # What a step reads: this process's rows of the global batch, a pure function of the step.
-    held = sharding.held_rows(c.train.batch_size, mesh)
-    batch_of = data.training_batches(corpus, c.data, rows=held.numbers, batch_size=c.train.batch_size, seed=seed)
-    held_out = data.evaluation_batches(corpus, c.data, batch_size=c.train.batch_size, limit=c.train.eval_rows)
+    steps, c, corpus, _ = phase
+    batch_of, send, train_step, eval_batch, held_out = make_work(phase, mesh)
     baselines = data.unigram_baselines(held_out, corpus.token_counts)
     log.flops_per_token = flops_per_token(c.model, corpus.tokenizer.vocab_size, batch_of(0))
 
-    # What a step does.
-    _, _, train_step, eval_step = make_pretraining(c, next_sentence=corpus.next_sentence)
-
-    def send(s: int) -> step.Batch:
-        return step.to_mesh(batch_of(s - steps.start), mesh, held=held)
-
     def evaluate(params: Params) -> dict[str, float]:
-        means = step.total([eval_step(params, step.to_mesh(batch, mesh)) for batch in held_out])
+        means = step.total([eval_batch(params, batch) for batch in held_out])
         return held_out_figures(means, held_out) | baselines
 
     # The loop. Batches are made and sent ahead, figures are read one step late: the device never waits.
-    coming = data.prefetched(send, range(start, steps.stop), threads=c.data.threads, ahead=c.data.prefetch)
+    places = range(start - steps.start, len(steps))
+    coming = data.prefetched(send, places, threads=c.data.threads, ahead=c.data.prefetch)
     numbered = zip(range(start + 1, steps.stop + 1), coming, strict=True)
     for done, batch in traced(numbered, c.train.profiled, profile):
         state, figures = train_step(state, batch)
@@ -137,6 +130,43 @@ def train(
         if leaving:
             return state, True
     return state, False
+
+
+def make_work(phase: Phase, mesh: jax.sharding.Mesh) -> budget.Work:
+    """Returns what the steps of a phase read and compute."""
+    c, corpus = phase.config, phase.corpus
+    # This process's rows of the global batch, a pure function of the step.
+    held = sharding.held_rows(c.train.batch_size, mesh)
+    batch_of = data.training_batches(corpus, c.data, rows=held.numbers, batch_size=c.train.batch_size, seed=phase.seed)
+    held_out = data.evaluation_batches(corpus, c.data, batch_size=c.train.batch_size, limit=c.train.eval_rows)
+    _, _, train_step, eval_step = make_pretraining(c, next_sentence=corpus.next_sentence)
+    return budget.Work(
+        batch_of,
+        lambda s: step.to_mesh(batch_of(s), mesh, held=held),
+        train_step,
+        lambda params, batch: eval_step(params, step.to_mesh(batch, mesh)),
+        held_out,
+    )
+
+
+def within_budget(
+    c: Config, corpora: Sequence[Mixture], mesh: jax.sharding.Mesh, folder: storage.Folder, began: float
+) -> Config:
+    """Returns the config with the steps that the workdir has, or with as many as fit into the budget, measured now.
+
+    Raises: UserError if none do.
+    """
+    if (folder.files / "config.json").exists():
+        return c.with_steps(runs.read_config(folder.files, Config).train.steps)
+    make_model, optimizer, _, _ = make_pretraining(c, next_sentence=corpora[0].next_sentence)
+    works = [make_work(phase, mesh) for phase in make_phases(c, corpora)]
+    speed = budget.measure(
+        c, works, lambda: step.first_state(step.fresh_params(make_model, c.train.seed), optimizer), folder
+    )
+    left, speed = hosts.of_first((c.train.budget_seconds - (time.perf_counter() - began), speed))
+    c = c.with_steps(budget.steps_within(c, left, speed))
+    hosts.say(f"train.budget={c.train.budget} is {c.train.steps} steps: {budget.described(speed)}")
+    return c
 
 
 def open_corpora(c: Config) -> list[Mixture]:
@@ -207,7 +237,7 @@ def with_vocabulary(c: Config, corpus: Mixture) -> Config:
     return dataclasses.replace(c, model=dataclasses.replace(c.model, vocab_size=size or entries))
 
 
-def held_out_figures(means: dict[str, float], held_out: list[data.Batch]) -> dict[str, float]:
+def held_out_figures(means: dict[str, float], held_out: Sequence[data.Batch]) -> dict[str, float]:
     """Returns the figures of an evaluation by their fixed names."""
     figures = {"loss": means["mlm_loss"] + means.get("nsp_loss", 0.0), **means}
     figures["mlm_perplexity"] = math.exp(means["mlm_loss"])

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import re
 from typing import Any, Literal, TypeVar
 
 T = TypeVar("T")
@@ -241,6 +242,9 @@ class TrainConfig:
 
     steps: int = 1_000_000
     """Optimizer updates; the learning rate reaches 0 after the last one."""
+    budget: str | None = None
+    """Time that the run may take from its start to its end, such as `30m` or `1h30m`: when it begins, as many steps are
+    chosen as fit into it here. Warm-up, decay and phases keep their shares of `steps`."""
     batch_size: int = 256
     """Rows of a step, over all devices (B)."""
     init_from: str = ""
@@ -280,6 +284,8 @@ class TrainConfig:
             profile_steps=self.profile_steps,
         )
         _check_not_negative(seed=self.seed)
+        if self.budget is not None:
+            _check(self.budget_seconds > 0, f"budget={self.budget!r} is not a time; write 30m, 1h30m or 90s")
         if self.profile_from is not None:
             _check_positive(profile_from=self.profile_from)
             _check(
@@ -287,6 +293,14 @@ class TrainConfig:
                 f"profile_from={self.profile_from}, profile_steps={self.profile_steps}: the last is step"
                 f" {self.profiled.stop - 1}, but there are steps={self.steps}",
             )
+
+    @property
+    def budget_seconds(self) -> int:
+        """The budget, 0 where it is no time."""
+        parts = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", self.budget or "")
+        return (
+            sum(int(part or 0) * unit for part, unit in zip(parts.groups(), (3600, 60, 1), strict=True)) if parts else 0
+        )
 
     @property
     def profiled(self) -> range:
@@ -404,6 +418,23 @@ class Config:
             changing <= self.train.steps,
             f"optimizer.warmup_steps and decay_steps are {changing} together, more than train.steps={self.train.steps};"
             " None takes a tenth",
+        )
+
+    def with_steps(self, steps: int) -> Config:
+        """Returns the config of so many steps; warm-up, decay and phases have the shares of them that they have here.
+
+        Raises: ValueError if that leaves a phase without a step.
+        """
+
+        def scaled(part: int | None) -> int | None:
+            return None if part is None else part * steps // self.train.steps
+
+        warmup, decay = scaled(self.optimizer.warmup_steps), scaled(self.optimizer.decay_steps)
+        return dataclasses.replace(
+            self,
+            train=dataclasses.replace(self.train, steps=steps),
+            optimizer=dataclasses.replace(self.optimizer, warmup_steps=warmup, decay_steps=decay),
+            phases=tuple(dataclasses.replace(phase, steps=scaled(phase.steps) or 0) for phase in self.phases),
         )
 
     def by_phase(self) -> list[tuple[range, Config]]:

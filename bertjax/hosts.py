@@ -8,7 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Mapping
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ from jax.sharding import PartitionSpec as P
 from bertjax.config import MeshConfig
 from bertjax.errors import UserError
 
+T = TypeVar("T")
 LOST_PEER = 134  # also the exit code of JAX's own abort when a process is missing; launchers start again on it
 # What the transports (Gloo, NCCL, gRPC) and JAX's coordination service say when a peer is gone.
 SIGNS_OF_LOSS = ("gloo", "nccl", "unavailable", "connection", "heartbeat", "coordination", "deadline_exceeded")
@@ -95,6 +96,14 @@ def wait_for_all(name: str) -> None:
 def anywhere(here: bool) -> bool:
     """Returns whether it is so in any process; waits for all of them."""
     return here if jax.process_count() == 1 else bool(multihost_utils.process_allgather(np.array(here)).any())
+
+
+def of_first(numbers: T) -> T:
+    """Returns the numbers, a tree of them, that the first process has, as floats; waits for all of them."""
+    agreed: T = jax.tree.map(
+        float, numbers if jax.process_count() == 1 else multihost_utils.broadcast_one_to_all(numbers)
+    )
+    return agreed
 
 
 def check_same(facts: Mapping[str, Any]) -> None:

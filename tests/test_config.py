@@ -15,6 +15,7 @@ from bertjax.config import (
     MeshConfig,
     ModelConfig,
     OptimizerConfig,
+    Phase,
     TaskDataConfig,
     TaskTrainConfig,
     TrainConfig,
@@ -22,6 +23,7 @@ from bertjax.config import (
 
 GROUPS = [ModelConfig, DataConfig, OptimizerConfig, TrainConfig, CheckpointConfig, MeshConfig]
 
+BAD_BUDGETS = ("", "0m", "30", "1.5h", "-5m", "30m1h", "30 minutes")
 MISTAKES: list[tuple[Callable[..., Any], dict[str, Any], str]] = [
     (ModelConfig, {"heads": 7}, r"heads=7 do not divide width=768; use heads=(6|8)"),
     (ModelConfig, {"layers": 0}, r"layers=0 is not greater than 0"),
@@ -39,6 +41,7 @@ MISTAKES: list[tuple[Callable[..., Any], dict[str, Any], str]] = [
     (OptimizerConfig, {"b2": 1.1}, r"b2=1\.1 is not between 0 and 1"),
     (TrainConfig, {"batch_size": 0}, r"batch_size=0 is not greater than 0"),
     (TrainConfig, {"seed": -1}, r"seed=-1 is negative"),
+    *((TrainConfig, {"budget": text}, rf"budget='{text}' is not a time; write 30m") for text in BAD_BUDGETS),
     (CheckpointConfig, {"keep": 0}, r"keep=0 is not greater than 0"),
     (CheckpointConfig, {"keep_every": 0}, r"keep_every=0 is not greater than 0"),
     (MeshConfig, {"model": 0}, r"\(-1, 1, 0\): use sizes above 0, or -1"),
@@ -109,3 +112,24 @@ def test_only_what_leaves_the_curve_alone_is_free() -> None:
         *("remat", "microbatches", "cache", "coordinator", "processes", "process", "heartbeat_seconds"),
         *("profile_from", "profile_steps"),
     }
+
+
+def test_a_budget_is_a_time() -> None:
+    seconds = {"90s": 90, "30m": 1800, "2h": 7200, "1h30m": 5400, "1h0m1s": 3601}
+    assert {text: TrainConfig(budget=text).budget_seconds for text in seconds} == seconds
+    assert TrainConfig().budget_seconds == 0
+
+
+def test_with_other_steps_warm_up_decay_and_phases_keep_their_shares() -> None:
+    c = Config(
+        optimizer=OptimizerConfig(warmup_steps=1000, schedule="stable", decay_steps=2000),
+        train=TrainConfig(steps=10_000),
+        phases=(Phase(2500, batch_size=8, data=DataConfig()), Phase(500, batch_size=4, data=DataConfig())),
+    )
+    fewer = c.with_steps(100)
+    assert (fewer.train.steps, fewer.optimizer.warmup_steps, fewer.optimizer.decay_steps) == (100, 10, 20)
+    assert [steps for steps, _ in fewer.by_phase()] == [range(70), range(70, 95), range(95, 100)]
+    assert c.with_steps(10_000) == c
+    assert Config(optimizer=OptimizerConfig(warmup_steps=None)).with_steps(7).optimizer.warmup_steps is None
+    with pytest.raises(ValueError, match="steps=0 is not greater than 0"):
+        c.with_steps(19)  # no step for the last phase

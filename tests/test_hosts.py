@@ -94,6 +94,17 @@ def test_four_processes_make_the_run_of_one_and_the_first_speaks(
     assert (workdir / "report.html").exists()
 
 
+def test_processes_measure_together_and_agree_on_what_the_first_found(config: Config, tmp_path: Path) -> None:
+    short = dataclasses.replace(config, train=dataclasses.replace(config.train, budget="1s"))
+    with Processes(short, tmp_path / "run", 2) as processes:
+        ends = processes.ends()
+    assert [code for code, _ in ends] == [1, 1], ends
+    first, second = (said.split(": ", 1)[1] for _, said in ends)
+    assert first == second
+    assert first.startswith("error: train.budget=1s leaves 0 s, but the shortest run, of steps=1, takes ")
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
 def test_the_others_leave_when_one_is_lost_and_one_process_goes_on(
     finished: Path, config: Config, tmp_path: Path
 ) -> None:

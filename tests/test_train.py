@@ -27,6 +27,7 @@ from bertjax.data.settings import PrepareConfig
 from bertjax.errors import UserError
 from bertjax.model.params import params_of
 from bertjax.model.pretraining import BertForPretraining
+from bertjax.training import budget
 from bertjax.training.checkpoints import load_params
 from bertjax.training.metrics import TIMING, read_metrics
 from bertjax.training.pretraining import Pretraining, make_pretraining
@@ -184,6 +185,34 @@ def test_the_config_in_the_workdir_is_json(finished: Path) -> None:
     record = json.loads((finished / "config.json").read_text())
     assert record["config"]["train"]["steps"] == 24
     assert ModelConfig(**record["config"]["model"]).width == 32
+
+
+def test_a_budget_is_measured_once_and_the_run_is_that_of_its_steps(
+    finished: Path, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    c = dataclasses.replace(config, train=dataclasses.replace(config.train, steps=2400, budget="4m"))
+    found: list[tuple[float, budget.Speed]] = []
+
+    def steps_within(_: Config, seconds: float, speed: budget.Speed) -> int:
+        found.append((seconds, speed))
+        return config.train.steps
+
+    monkeypatch.setattr(budget, "steps_within", steps_within)
+    monkeypatch.setattr(budget, "SHARE", 1e-4)
+    train.run(c, tmp_path / "run")
+    (left, speed), lines = found[0], capsys.readouterr().err.splitlines()
+    assert 0 < left < 240 - speed.start
+    assert min(speed.start, *speed.steps, *speed.evaluations, speed.checkpoint) > 0
+    assert lines[0] == f"train.budget=4m is 24 steps: {budget.described(speed)}"
+    assert untimed(tmp_path / "run") == untimed(finished)  # nothing of the measured steps is left
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {path.name for path in finished.iterdir()}
+    monkeypatch.setattr(budget, "measure", lambda *_: pytest.fail("measured again"))
+    train.run(c, tmp_path / "run")
+    assert runs.read_config(tmp_path / "run", Config).train == dataclasses.replace(c.train, steps=24)
+    with pytest.raises(UserError, match=r"train\.budget was '4m', now '5m'"):
+        train.run(dataclasses.replace(c, train=dataclasses.replace(c.train, budget="5m")), tmp_path / "run")
+    with pytest.raises(UserError, match=r"train\.budget was None, now '4m'"):
+        train.run(c, finished)
 
 
 class StopAfter(StopRequest):

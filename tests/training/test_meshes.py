@@ -102,6 +102,12 @@ def test_a_mesh_changes_nothing_of_lamb() -> None:
     assert_same(run(CONFIG, (2, 2, 2), optimizer=lamb), run(CONFIG, optimizer=lamb))
 
 
+@pytest.mark.parametrize("sizes", [(2, 2, 2), (1, 1, 8)])
+def test_a_mesh_changes_nothing_of_the_modern_block(sizes: Sizes) -> None:
+    modern = dataclasses.replace(CONFIG, family="modernbert", layers=4, local_window=4)  # layers 0 and 3 are global
+    assert_same(run(modern, sizes), run(modern))
+
+
 @pytest.mark.parametrize(
     ("remat", "unroll", "sizes"),
     [("products", False, (1, 1, 1)), ("block", True, (1, 1, 1)), ("block", False, (2, 2, 2))],
