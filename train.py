@@ -24,6 +24,7 @@ from bertjax.data import batches as data
 from bertjax.data.mixture import Mixture, check_together, open_mixture
 from bertjax.errors import UserError, reported
 from bertjax.interop.extension import check_extends, extend
+from bertjax.model import kernels
 from bertjax.model.encoder import check_mesh
 from bertjax.training import step
 from bertjax.training.checkpoints import Checkpoints
@@ -57,6 +58,7 @@ def run(c: Config, workdir: str | Path) -> dict[str, float]:
     c = with_vocabulary(with_pretrained_model(c, corpora[0]), corpora[0])
     check_mesh(c.model, mesh)
     phases = make_phases(c, corpora)
+    attention = [attention_of(phase, mesh) for phase in phases]
     for phase in phases:
         part = phase.config.train
         sharding.check_batch(part.batch_size, mesh, microbatches=part.microbatches)
@@ -74,7 +76,7 @@ def run(c: Config, workdir: str | Path) -> dict[str, float]:
                 {},
             )
             start = int(state.step)
-            say_what_runs(c, phases, mesh, state, start)
+            say_what_runs(c, phases, attention, mesh, state, start)
 
             # 3. What it does, phase by phase.
             with MetricsLog(folder, c.train, steps=c.train.steps, resumed_at=start, counters=counters) as log:
@@ -157,6 +159,12 @@ def make_phases(c: Config, corpora: Sequence[Mixture]) -> list[Phase]:
     return [Phase(*part, corpus, data.seed_of_phase(c.train.seed, number)) for number, (part, corpus) in parts]
 
 
+def attention_of(phase: Phase, mesh: jax.sharding.Mesh) -> kernels.Kernel:
+    """Returns what computes attention in a phase. Raises: UserError if that is asked of what cannot."""
+    c, packed = phase.config, phase.corpus.pairs_per_row > 1
+    return kernels.check(c.model, mesh, positions=c.data.seq_len, dtype=c.train.precision, packed=packed)
+
+
 def with_pretrained_model(c: Config, corpus: Mixture) -> Config:
     """Returns the config with the model of `train.init_from`, if that is set, long enough for the vocabulary.
 
@@ -217,7 +225,12 @@ def held_out_figures(means: dict[str, float], held_out: list[data.Batch]) -> dic
 
 
 def say_what_runs(
-    c: Config, phases: Sequence[Phase], mesh: jax.sharding.Mesh, state: step.TrainState, start: int
+    c: Config,
+    phases: Sequence[Phase],
+    attention: Sequence[kernels.Kernel],
+    mesh: jax.sharding.Mesh,
+    state: step.TrainState,
+    start: int,
 ) -> None:
     """Prints the first log line: where, what, how much."""
     device = mesh.devices.flat[0]
@@ -229,7 +242,8 @@ def say_what_runs(
     )
     dropout = "" if c.train.prng == "threefry2x32" else f"; dropout by {c.train.prng}, other on every mesh"
     hosts.say(
-        f"{mesh.size} x {device.device_kind}, mesh {dict(mesh.shape)}, {c.train.precision}; {parameters / 1e6:.1f} M"
+        f"{mesh.size} x {device.device_kind}, mesh {dict(mesh.shape)}, {c.train.precision}, attention by"
+        f" {', then '.join(dict.fromkeys(attention))}; {parameters / 1e6:.1f} M"
         f" parameters; {rows}; "
         + (f"going on from step {start} of {c.train.steps}" if start else f"{c.train.steps} steps")
         + dropout
