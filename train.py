@@ -24,6 +24,7 @@ from bertjax.data import batches as data
 from bertjax.data.mixture import Mixture, check_together, open_mixture
 from bertjax.errors import UserError, reported
 from bertjax.interop.extension import check_extends, extend
+from bertjax.model import kernels
 from bertjax.model.encoder import check_mesh
 from bertjax.model.params import Params
 from bertjax.training import budget, step
@@ -57,8 +58,10 @@ def run(c: Config, workdir: str | Path) -> dict[str, float]:
     corpora = open_corpora(c)
     c = with_vocabulary(with_pretrained_model(c, corpora[0]), corpora[0])
     check_mesh(c.model, mesh)
-    for _, part in c.by_phase():
-        sharding.check_batch(part.train.batch_size, mesh, microbatches=part.train.microbatches)
+    for phase in make_phases(c, corpora):
+        part = phase.config.train
+        sharding.check_batch(part.batch_size, mesh, microbatches=part.microbatches)
+        attention_of(phase, mesh)
 
     with storage.opened(workdir) as folder, runs.lock(folder.files), jax.set_mesh(mesh):
         if c.train.budget is not None:
@@ -187,6 +190,12 @@ def make_phases(c: Config, corpora: Sequence[Mixture]) -> list[Phase]:
     return [Phase(*part, corpus, data.seed_of_phase(c.train.seed, number)) for number, (part, corpus) in parts]
 
 
+def attention_of(phase: Phase, mesh: jax.sharding.Mesh) -> kernels.Kernel:
+    """Returns what computes attention in a phase. Raises: UserError if that is asked of what cannot."""
+    c, packed = phase.config, phase.corpus.pairs_per_row > 1
+    return kernels.check(c.model, mesh, positions=c.data.seq_len, dtype=c.train.precision, packed=packed)
+
+
 def with_pretrained_model(c: Config, corpus: Mixture) -> Config:
     """Returns the config with the model of `train.init_from`, if that is set, long enough for the vocabulary.
 
@@ -259,7 +268,8 @@ def say_what_runs(
     )
     dropout = "" if c.train.prng == "threefry2x32" else f"; dropout by {c.train.prng}, other on every mesh"
     hosts.say(
-        f"{mesh.size} x {device.device_kind}, mesh {dict(mesh.shape)}, {c.train.precision}; {parameters / 1e6:.1f} M"
+        f"{mesh.size} x {device.device_kind}, mesh {dict(mesh.shape)}, {c.train.precision}, attention by"
+        f" {', then '.join(dict.fromkeys(attention_of(phase, mesh) for phase in phases))}; {parameters / 1e6:.1f} M"
         f" parameters; {rows}; "
         + (f"going on from step {start} of {c.train.steps}" if start else f"{c.train.steps} steps")
         + dropout

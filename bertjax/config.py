@@ -90,6 +90,9 @@ class ModelConfig:
     """Rows of the position table before that of the first token; RoBERTa's has 2 that are never used."""
     unroll_layers: bool = free(False)
     """True compiles every block by itself: slower to compile, often faster to run, same result to rounding."""
+    attention: Literal["auto", "xla", "cudnn", "splash"] = free("auto")
+    """What computes attention: XLA; a kernel of cuDNN on NVIDIA GPUs, or splash on TPUs, neither of which drops weights
+    (attention_dropout=0); `auto` takes the kernel where it can. Same result to rounding."""
     remat: Literal["none", "products", "block"] = free("none")
     """What the backward pass computes again of a block to save memory: what is quick, but no product; the products of
     attention, too; all of it. Same result to rounding."""

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import functools
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from bertjax.model import layers
-
-PRODUCTS = "attention products"
-"""The averages, and the weights that they are of, by which rematerialisation knows them."""
+from bertjax.model import kernels, layers
+from bertjax.model.layers import PRODUCTS
 
 
 def attention(
@@ -23,14 +22,29 @@ def attention(
     dropout: float,
     key: jax.Array | None,
     reach: jax.Array | None = None,
+    kernel: Literal["auto"] | kernels.Kernel = "xla",
+    packed: bool = True,
 ) -> jax.Array:
     """Returns o_BSHK, the values averaged by scaled dot products over the positions of the same span.
 
     With `reach` (int32, a scalar) only over those at most that many positions away.
 
-    Softmax is computed in float32. Padding (span 0) sees padding, so that its rows stay finite; nothing else sees it.
+    A `kernel` that cannot compute this gives way to the reference, "xla". Rows that are not `packed` hold one span,
+    from the first position on, and then padding. Softmax is computed in float32. Padding (span 0) sees padding, or what
+    else keeps its rows finite; nothing else sees it.
     Source: Vaswani et al. 2017, section 3.2.1.
     """
+    case = kernels.Case(
+        *kernels.device_of(jax.sharding.get_abstract_mesh()),
+        positions=q_BSHK.shape[1],
+        head_width=q_BSHK.shape[3],
+        dtype=q_BSHK.dtype.name,
+        dropout=0.0 if key is None else dropout,
+        packed=packed,
+        local=reach is not None,
+    )
+    if (chosen := kernels.choose(kernel, case)) != "xla":
+        return kernels.attend(chosen, q_BSHK, k_BTHK, v_BTHK, spans_BS)
     weights_BHST = attention_weights(q_BSHK, k_BTHK, spans_BS, reach=reach, dtype=v_BTHK.dtype)
     weights_BHST = layers.dropout(weights_BHST, dropout, key)
     return checkpoint_name(jnp.einsum("BHST,BTHK->BSHK", weights_BHST, v_BTHK), PRODUCTS)

@@ -16,7 +16,7 @@ from flax import nnx
 from bertjax.config import ModelConfig
 from bertjax.errors import UserError
 from bertjax.model import layers, modernbert
-from bertjax.model.attention import PRODUCTS, attention, attention_weights
+from bertjax.model.attention import attention, attention_weights
 from bertjax.sharding import (
     ACT_B,
     ACT_BSF,
@@ -38,7 +38,7 @@ _PRODUCTS_WITH_WEIGHTS = jax.checkpoint_policies.dots_with_no_batch_dims_saveabl
 _named = jax.checkpoint_policies.save_only_these_names
 _both = jax.checkpoint_policies.save_from_both_policies
 KEPT = {
-    "none": _both(_PRODUCTS_WITH_WEIGHTS, _named(layers.DRAWS, PRODUCTS)),
+    "none": _both(_PRODUCTS_WITH_WEIGHTS, _named(layers.DRAWS, layers.PRODUCTS)),
     "products": _both(_PRODUCTS_WITH_WEIGHTS, _named(layers.DRAWS)),
     "block": jax.checkpoint_policies.nothing_saveable,
 }
@@ -129,11 +129,14 @@ class Block(nnx.Module):
         q_BSHK, k_BSHK, v_BSHK = self.qkv(x_BSD, out_sharding=ACT_NBSHK)
         return q_BSHK, k_BSHK, v_BSHK, None
 
-    def __call__(self, x_BSD: jax.Array, spans_BS: jax.Array, layer: jax.Array, *, key: jax.Array | None) -> jax.Array:
+    def __call__(
+        self, x_BSD: jax.Array, spans_BS: jax.Array, layer: jax.Array, *, key: jax.Array | None, packed: bool = True
+    ) -> jax.Array:
         """Returns x_BSD one layer on."""
         weights_key, attention_key, mlp_key = layers.split(key, 3)
         q_BSHK, k_BSHK, v_BSHK, _ = self.attention_inputs(x_BSD, layer)
-        o_BSHK = attention(q_BSHK, k_BSHK, v_BSHK, spans_BS, dropout=self.c.attention_dropout, key=weights_key)
+        how: dict[str, Any] = {"dropout": self.c.attention_dropout, "kernel": self.c.attention, "packed": packed}
+        o_BSHK = attention(q_BSHK, k_BSHK, v_BSHK, spans_BS, key=weights_key, **how)
         o_BSD = self.out(o_BSHK, out_sharding=ACT_B)
         x_BSD = self.attention_norm(x_BSD + layers.dropout(o_BSD, self.c.dropout, attention_key))
         h_BSF = layers.gelu(self.up(x_BSD, out_sharding=ACT_BSF), self.c)
@@ -168,10 +171,12 @@ class Encoder(nnx.Module):
         *,
         key: jax.Array | None = None,
         all_layers: bool = False,
+        packed: bool = True,
     ) -> jax.Array:
         """Returns the last hidden states x_BSD, or those of all layers [L + 1, B, S, D], the embeddings first.
 
         `spans_BS` is 0 on padding and k on the k-th pair of the row; attention stays within a span.
+        Without `packed` no row holds more than one, and all padding is after it: kernels may need that.
         Dropout is on exactly when `key` is given.
         """
         embed_key, blocks_key = layers.split(key, 2)
@@ -182,7 +187,7 @@ class Encoder(nnx.Module):
             x_BSD: jax.Array, layer: tuple[nnx.State, jax.Array, jax.Array | None]
         ) -> tuple[jax.Array, jax.Array | None]:
             weights, number, layer_key = layer
-            x_BSD = nnx.merge(graphdef, weights)(x_BSD, spans_BS, number, key=layer_key)
+            x_BSD = nnx.merge(graphdef, weights)(x_BSD, spans_BS, number, key=layer_key, packed=packed)
             return x_BSD, x_BSD if all_layers else None
 
         keys = None if blocks_key is None else jax.random.split(blocks_key, self.c.layers)

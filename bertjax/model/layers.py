@@ -25,6 +25,9 @@ LARGE_NEGATIVE = -1e9
 DRAWS = "draws"
 """What dropout keeps, by which rematerialisation knows it: a byte, and much work to draw again."""
 
+PRODUCTS = "attention products"
+"""The averages that attention gives, and the weights that they are of, or a kernel's sums of them."""
+
 LEVELS = 2**16
 """Steps in which a dropout rate can be set: each element's draw is 16 bits."""
 

@@ -5,6 +5,8 @@ Attention is global in every `global_every`-th layer from the first on, and loca
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -57,12 +59,15 @@ class Block(nnx.Module):
         reach = jnp.where(is_global, positions, c.local_window // 2)
         return rotated(q_BSHK, cos_SK, sin_SK), rotated(k_BSHK, cos_SK, sin_SK), v_BSHK, reach
 
-    def __call__(self, x_BSD: jax.Array, spans_BS: jax.Array, layer: jax.Array, *, key: jax.Array | None) -> jax.Array:
+    def __call__(
+        self, x_BSD: jax.Array, spans_BS: jax.Array, layer: jax.Array, *, key: jax.Array | None, packed: bool = True
+    ) -> jax.Array:
         """Returns x_BSD one layer on; `layer` is its number, from 0."""
         weights_key, attention_key, mlp_key = layers.split(key, 3)
         c = self.c
         q_BSHK, k_BSHK, v_BSHK, reach = self.attention_inputs(x_BSD, layer)
-        o_BSHK = attention(q_BSHK, k_BSHK, v_BSHK, spans_BS, dropout=c.attention_dropout, key=weights_key, reach=reach)
+        how: dict[str, Any] = {"dropout": c.attention_dropout, "kernel": c.attention, "packed": packed}
+        o_BSHK = attention(q_BSHK, k_BSHK, v_BSHK, spans_BS, key=weights_key, reach=reach, **how)
         o_BSD = self.out(o_BSHK, out_sharding=ACT_B)
         x_BSD = x_BSD + layers.dropout(o_BSD, c.attention_dropout, attention_key)
         h_BSF, gate_BSF = self.up(self.mlp_norm(x_BSD), out_sharding=ACT_NBSF)

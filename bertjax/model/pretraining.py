@@ -40,6 +40,7 @@ class BertForPretraining(nnx.Module):
 
         Dropout is on exactly when `key` is given.
         """
-        x_BSD = self.encoder(ids_BS, segments_BS, positions_BS, spans_BS, key=key)
+        packed = cls_BP.shape[1] > 1
+        x_BSD = self.encoder(ids_BS, segments_BS, positions_BS, spans_BS, key=key, packed=packed)
         mlm_logits_BMV = self.masked_lm(gather(x_BSD, predict_BM), self.encoder.embeddings.token.embedding[...])
         return mlm_logits_BMV, self.next_sentence(self.pooler(gather(x_BSD, cls_BP)))

@@ -11,6 +11,7 @@ import jax
 from bertjax import sharding
 from bertjax.config import Config, ModelConfig
 from bertjax.data.batches import full_batch
+from bertjax.model import kernels
 from bertjax.model.encoder import check_mesh
 from bertjax.planning.compilation import Step, compile_step
 from bertjax.planning.formulas import estimate_step
@@ -81,6 +82,8 @@ def make_plan(
     mesh = sharding.make_mesh(c.mesh, list(devices)) if devices else _abstract_mesh(c, topology)
     sharding.check_batch(c.train.batch_size, mesh, microbatches=c.train.microbatches)
     check_mesh(c.model, mesh)
+    rows: dict[str, Any] = {"positions": c.data.seq_len, "dtype": c.train.precision, "packed": pairs_per_row > 1}
+    kernels.check(c.model, mesh, **rows)
     if isinstance(mesh, jax.sharding.Mesh):
         step = compile_step(c, mesh, **how)
     else:

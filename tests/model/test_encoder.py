@@ -147,9 +147,9 @@ def test_another_block_can_take_the_place() -> None:
             self.factor = nnx.Param(jnp.array(2.0))
 
         def __call__(
-            self, x_BSD: jax.Array, spans_BS: jax.Array, layer: jax.Array, *, key: jax.Array | None
+            self, x_BSD: jax.Array, spans_BS: jax.Array, layer: jax.Array, *, key: jax.Array | None, packed: bool
         ) -> jax.Array:
-            del spans_BS, layer, key
+            del spans_BS, layer, key, packed
             return x_BSD * self.factor[...]
 
     model = Encoder(tiny.CONFIG, rngs=nnx.Rngs(0), make_block=Doubling)

@@ -1,0 +1,166 @@
+"""Attention by kernels that never hold the weights: which there are for a backend and a shape, and how they are called.
+
+None of them drops weights, and none has ModernBERT's local windows; there the reference in model/attention.py computes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Literal, get_args
+
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+
+from bertjax.config import ModelConfig
+from bertjax.errors import UserError
+from bertjax.model.layers import PRODUCTS
+from bertjax.sharding import AnyMesh
+
+Kernel = Literal["xla", "cudnn", "splash"]
+
+LANES = 128  # of a TPU: splash's blocks are multiples of it
+BLOCKS = (512, 384, 256, 128)  # positions a block of splash, the largest that divides the row; unmeasured
+WIDEST = 128  # head width up to which cuDNN has it before Hopper
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """What decides which kernels can compute an attention."""
+
+    device_kind: str
+    platform: str
+    positions: int
+    head_width: int
+    dtype: str
+    dropout: float = 0.0
+    """On the weights."""
+    packed: bool = False
+    """Whether a row may hold more than one span."""
+    local: bool = False
+    """Whether some layers see near positions only."""
+
+
+def choose(asked: Literal["auto"] | Kernel, case: Case) -> Kernel:
+    """Returns the kernel asked for or, of `auto`, the backend's; "xla" where that cannot."""
+    fitting = supported(case)
+    if asked != "auto":
+        return asked if asked in fitting else "xla"
+    return fitting[-1]
+
+
+def check(c: ModelConfig, mesh: AnyMesh, *, positions: int, dtype: str, packed: bool) -> Kernel:
+    """Returns what computes attention in training on such rows.
+
+    Raises: UserError if the config asks for a kernel that cannot.
+    """
+    case = Case(
+        *device_of(mesh),
+        positions=positions,
+        head_width=c.width // c.heads,
+        dtype=dtype,
+        dropout=c.attention_dropout,
+        packed=packed,
+        local=c.family == "modernbert",
+    )
+    if c.attention != "auto" and (reason := obstacle(c.attention, case)):
+        raise UserError(f"model.attention={c.attention!r} {reason}; use {' or '.join(('auto', *supported(case)))}")
+    return choose(c.attention, case)
+
+
+def supported(case: Case) -> list[Kernel]:
+    """Returns the kernels that can compute the case; the first is the reference."""
+    return [kernel for kernel in get_args(Kernel) if obstacle(kernel, case) is None]
+
+
+def obstacle(kernel: Kernel, case: Case) -> str | None:
+    """Returns why the kernel cannot compute the case, None if it can."""
+    if kernel == "xla":
+        return None
+    if case.dropout > 0:
+        return f"drops no weights, but model.attention_dropout={case.dropout}"
+    if case.local:
+        return "has no local windows, but model.family='modernbert'"
+    return _obstacle_for_splash(case) if kernel == "splash" else _obstacle_for_cudnn(case)
+
+
+def _obstacle_for_splash(case: Case) -> str | None:
+    if case.platform != "tpu":
+        return f"runs on TPUs, not on {case.device_kind}"
+    if case.positions % LANES:
+        return f"takes rows of a multiple of {LANES} positions, not of {case.positions}"
+    return None
+
+
+def _obstacle_for_cudnn(case: Case) -> str | None:
+    if not case.device_kind.startswith("NVIDIA"):  # GPUs before 2018 have other names, those of AMD, too
+        return f"runs on NVIDIA GPUs, not on {case.device_kind}"
+    if case.dtype not in ("bfloat16", "float16"):
+        return f"computes in bfloat16, not in {case.dtype}"
+    if case.head_width % 8 or case.head_width > WIDEST:
+        return f"takes heads of a width that is a multiple of 8 up to {WIDEST}, not {case.head_width}"
+    if case.packed:
+        return "takes rows of one text or pair each, but these are packed"
+    return None
+
+
+def device_of(mesh: AnyMesh) -> tuple[str, str]:
+    """Returns (device_kind, platform) of the mesh, those of a CPU where it has no devices."""
+    device = mesh.abstract_mesh.abstract_device
+    return ("cpu", "cpu") if device is None else (device.device_kind, device.platform)
+
+
+def splash(
+    q_BSHK: jax.Array, k_BTHK: jax.Array, v_BTHK: jax.Array, spans_BS: jax.Array, *, interpret: bool = False
+) -> jax.Array:
+    """Returns o_BSHK by JAX's kernel for TPUs: within spans, padding within padding, as the reference does.
+
+    `interpret` computes it on any backend, slowly.
+    """
+    # Imported late: Pallas for TPUs is of no use elsewhere and takes a second.
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+
+    positions, heads, head_width = q_BSHK.shape[1:]
+    block = next(size for size in BLOCKS if positions % size == 0)
+    blocks: dict[str, Any] = {
+        f"block_{name}": block
+        for name in ("q", "kv", "kv_compute", "q_dkv", "kv_dkv", "kv_dkv_compute", "q_dq", "kv_dq")
+    }
+    attend = kernels.make_splash_mha(
+        masks.MultiHeadMask([masks.FullMask((positions, positions))] * heads),
+        block_sizes=kernels.BlockSizes(**blocks),
+        head_shards=1,
+        q_seq_shards=1,
+        residual_checkpoint_name=PRODUCTS,
+        interpret=interpret,
+    )
+    scaled_BSHK = q_BSHK * jnp.asarray(head_width**-0.5, q_BSHK.dtype)
+    by_head = [x.swapaxes(1, 2) for x in (scaled_BSHK, k_BTHK, v_BTHK)]
+    o_BHSK = jax.vmap(attend)(*by_head, segment_ids=kernels.SegmentIds(spans_BS, spans_BS))
+    return o_BHSK.swapaxes(1, 2)
+
+
+def cudnn(q_BSHK: jax.Array, k_BTHK: jax.Array, v_BTHK: jax.Array, spans_BS: jax.Array) -> jax.Array:
+    """Returns o_BSHK by cuDNN, of rows with one span and padding after it; what padding gets is not the reference's.
+
+    Padding sees the row's span, and in a row without one the first position: that stays finite, and nothing reads it.
+    """
+    lengths_B = jnp.maximum(jnp.sum(spans_BS > 0, axis=1, dtype=jnp.int32), 1)
+    o_BSHK = jax.nn.dot_product_attention(
+        q_BSHK, k_BTHK, v_BTHK, key_value_seq_lengths=lengths_B, implementation="cudnn"
+    )
+    return checkpoint_name(o_BSHK, PRODUCTS)
+
+
+COMPUTE: dict[Kernel, Callable[..., jax.Array]] = {"splash": splash, "cudnn": cudnn}
+
+
+def attend(kernel: Kernel, q_BSHK: jax.Array, k_BTHK: jax.Array, v_BTHK: jax.Array, spans_BS: jax.Array) -> jax.Array:
+    """Returns o_BSHK by a kernel, each device its own rows and heads: compilers cannot partition kernels."""
+    arrays = (q_BSHK, k_BTHK, v_BTHK, spans_BS)
+    specs = tuple(jax.typeof(x).sharding.spec for x in arrays)
+    # check_vma=False: Pallas' kernels do not say how their results vary over the mesh.
+    local = jax.shard_map(COMPUTE[kernel], in_specs=specs, out_specs=specs[0], check_vma=False)
+    return local(*arrays)

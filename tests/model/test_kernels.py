@@ -1,0 +1,197 @@
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bertjax.config import MeshConfig, ModelConfig
+from bertjax.errors import UserError
+from bertjax.model import kernels
+from bertjax.model.attention import attention
+from bertjax.sharding import ACT_B, ACT_NBSHK, make_mesh
+
+TPU = kernels.Case(device_kind="TPU v5 lite", platform="tpu", positions=128, head_width=64, dtype="bfloat16")
+H100 = dataclasses.replace(TPU, device_kind="NVIDIA H100 80GB HBM3", platform="gpu")
+AMD = dataclasses.replace(TPU, device_kind="AMD Instinct MI300X", platform="gpu")
+CPU = dataclasses.replace(TPU, device_kind="cpu", platform="cpu")
+MODEL = ModelConfig(width=128, heads=2, attention_dropout=0)
+
+Arrays = tuple[jax.Array, ...]
+
+
+def lengths_to_spans(rows: list[list[int]], positions: int) -> jax.Array:
+    """Returns spans_BS of rows that hold spans of these lengths, and then padding."""
+    numbered = [np.repeat(np.arange(1, len(row) + 1), row) for row in rows]
+    return jnp.array([np.pad(numbers, (0, positions - len(numbers))) for numbers in numbered], jnp.int32)
+
+
+PADDED_BS = lengths_to_spans([[256], [100]], 256)
+PACKED_BS = lengths_to_spans([[60, 100, 90], [130, 126]], 256)
+
+
+def random_inputs(spans_BS: jax.Array, dtype: Any = jnp.float32, head_width: int = 16) -> Arrays:
+    """Returns (q_BSHK, k_BTHK, v_BTHK, spans_BS, weights_BSHK); the last are 0 on padding, which nothing reads."""
+    rng = np.random.default_rng(0)
+    shape = (*spans_BS.shape, 2, head_width)
+    q_BSHK, k_BTHK, v_BTHK, weights_BSHK = (jnp.array(rng.normal(size=shape), dtype) for _ in range(4))
+    return q_BSHK, k_BTHK, v_BTHK, spans_BS, weights_BSHK * (spans_BS > 0)[:, :, None, None]
+
+
+def averages_and_gradients(attend: Callable[..., jax.Array], inputs: Arrays) -> tuple[jax.Array, Arrays]:
+    """Returns o_BSHK, 0 on padding, and the gradients by q, k and v of a weighted sum of it."""
+    *qkv, spans_BS, weights_BSHK = inputs
+
+    def weighted(*qkv: jax.Array) -> tuple[jax.Array, jax.Array]:
+        o_BSHK = attend(*qkv, spans_BS).astype(jnp.float32)
+        return jnp.sum(o_BSHK * weights_BSHK), o_BSHK * (spans_BS > 0)[:, :, None, None]
+
+    (_, o_BSHK), gradients = jax.jit(jax.value_and_grad(weighted, argnums=(0, 1, 2), has_aux=True))(*qkv)
+    return o_BSHK, gradients
+
+
+@pytest.fixture
+def interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a TPU its kernel is computed operation by operation."""
+    monkeypatch.setitem(kernels.COMPUTE, "splash", functools.partial(kernels.splash, interpret=True))
+
+
+splash = functools.partial(kernels.attend, "splash")
+reference = functools.partial(attention, dropout=0.0, key=None, kernel="xla")
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, 1e-5), (jnp.bfloat16, 4e-2)])
+@pytest.mark.parametrize("spans_BS", [PADDED_BS, PACKED_BS], ids=["padded", "packed"])
+@pytest.mark.usefixtures("interpreted")
+def test_splash_is_the_reference(spans_BS: jax.Array, dtype: Any, tolerance: float) -> None:
+    inputs = random_inputs(spans_BS, dtype)
+    wanted = averages_and_gradients(reference, inputs)
+    found = averages_and_gradients(splash, inputs)
+    for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        assert ours.dtype == theirs.dtype
+        np.testing.assert_allclose(ours.astype(jnp.float32), theirs.astype(jnp.float32), atol=tolerance)
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_splash_cuts_rows_into_blocks() -> None:
+    """640 positions are five blocks of 128, and a span that crosses them is one."""
+    inputs = random_inputs(lengths_to_spans([[300, 320]], 640))
+    wanted, found = reference(*inputs[:4]), jax.jit(splash)(*inputs[:4])
+    np.testing.assert_allclose(found[:, :620], wanted[:, :620], atol=1e-5)
+
+
+@pytest.fixture
+def cudnn_is_xla(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a GPU the call to cuDNN is computed by JAX's own reference of the same meaning."""
+    real = jax.nn.dot_product_attention
+
+    def by_xla(*arrays: jax.Array, implementation: str, **how: Any) -> jax.Array:
+        assert implementation == "cudnn"
+        return real(*arrays, implementation="xla", **how)
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", by_xla)
+
+
+@pytest.mark.usefixtures("cudnn_is_xla")
+def test_what_cudnn_is_asked_for_is_the_reference() -> None:
+    inputs = random_inputs(PADDED_BS)
+    wanted, found = (averages_and_gradients(attend, inputs) for attend in (reference, kernels.cudnn))
+    for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+@pytest.mark.usefixtures("cudnn_is_xla")
+def test_rows_of_padding_stay_finite_in_cudnn() -> None:
+    found = averages_and_gradients(kernels.cudnn, random_inputs(lengths_to_spans([[]], 8)))
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(found))
+
+
+@pytest.mark.usefixtures("interpreted", "cudnn_is_xla")
+@pytest.mark.parametrize("name", ["splash", "cudnn"])
+def test_every_device_computes_its_own_rows_and_heads(name: kernels.Kernel) -> None:
+    inputs = random_inputs(PADDED_BS)
+    wanted = averages_and_gradients(reference, inputs)
+    mesh = make_mesh(MeshConfig(data=2, model=2), jax.devices()[:4])
+    with jax.set_mesh(mesh):
+        cuts = [jax.P(*ACT_NBSHK[1:])] * 3 + [ACT_B, jax.P(*ACT_NBSHK[1:])]
+        cut = tuple(jax.device_put(x, jax.NamedSharding(mesh, spec)) for x, spec in zip(inputs, cuts, strict=True))
+        found = averages_and_gradients(functools.partial(kernels.attend, name), cut)
+        assert jax.typeof(found[0]).sharding.spec == cut[0].sharding.spec
+        compiled = jax.jit(functools.partial(kernels.attend, name)).lower(*cut[:4]).compile().as_text() or ""
+    assert not [word for word in ("all-gather", "all-reduce", "all-to-all", "permute") if word in compiled]
+    for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("case", "chosen"),
+    [
+        (CPU, "xla"),
+        (TPU, "splash"),
+        (dataclasses.replace(TPU, dtype="float32"), "splash"),
+        (dataclasses.replace(TPU, packed=True), "splash"),
+        (dataclasses.replace(TPU, positions=512), "splash"),
+        (dataclasses.replace(TPU, positions=100), "xla"),
+        (dataclasses.replace(TPU, dropout=0.1), "xla"),
+        (dataclasses.replace(TPU, local=True), "xla"),
+        (H100, "cudnn"),
+        (AMD, "xla"),
+        (dataclasses.replace(H100, positions=100), "cudnn"),
+        (dataclasses.replace(H100, dtype="float32"), "xla"),
+        (dataclasses.replace(H100, packed=True), "xla"),
+        (dataclasses.replace(H100, head_width=20), "xla"),
+        (dataclasses.replace(H100, head_width=256), "xla"),
+        (dataclasses.replace(H100, dropout=0.1), "xla"),
+        (dataclasses.replace(H100, local=True), "xla"),
+    ],
+    ids=str,
+)
+def test_auto_takes_the_kernel_of_the_backend_where_it_can(case: kernels.Case, chosen: kernels.Kernel) -> None:
+    assert kernels.choose("auto", case) == chosen
+    assert kernels.choose("xla", case) == "xla"
+    # A model trained on a TPU is read on a CPU, too.
+    assert kernels.choose("splash", case) == ("splash" if chosen == "splash" else "xla")
+
+
+@pytest.mark.parametrize(
+    ("c", "message"),
+    [
+        (
+            dataclasses.replace(MODEL, attention="splash"),
+            r"^model.attention='splash' runs on TPUs, not on cpu; use auto or xla$",
+        ),
+        (dataclasses.replace(MODEL, attention="cudnn"), "runs on NVIDIA GPUs, not on cpu; use auto or xla"),
+        (
+            dataclasses.replace(MODEL, attention="splash", attention_dropout=0.1),
+            "drops no weights, but model.attention_dropout=0.1",
+        ),
+        (dataclasses.replace(MODEL, attention="splash", family="modernbert"), "no local windows"),
+    ],
+)
+def test_a_kernel_that_cannot_is_an_error(c: ModelConfig, message: str) -> None:
+    rows: dict[str, Any] = {"positions": 128, "dtype": "bfloat16", "packed": False}
+    with pytest.raises(UserError, match=message):
+        kernels.check(c, make_mesh(MeshConfig(), jax.devices()[:1]), **rows)
+
+
+@pytest.mark.parametrize(
+    ("asked", "case", "reason"),
+    [
+        ("splash", dataclasses.replace(TPU, positions=100), "rows of a multiple of 128 positions, not of 100"),
+        ("cudnn", dataclasses.replace(H100, dtype="float32"), "bfloat16, not in float32"),
+        ("cudnn", dataclasses.replace(H100, head_width=20), "multiple of 8 up to 128, not 20"),
+        ("cudnn", dataclasses.replace(H100, packed=True), "packed"),
+    ],
+)
+def test_why_a_kernel_cannot(asked: kernels.Kernel, case: kernels.Case, reason: str) -> None:
+    assert reason in str(kernels.obstacle(asked, case))
+
+
+def test_a_check_that_passes_returns_what_computes() -> None:
+    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+    assert kernels.check(MODEL, mesh, positions=128, dtype="bfloat16", packed=False) == "xla"
