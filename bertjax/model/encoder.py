@@ -15,7 +15,7 @@ from flax import nnx
 
 from bertjax.config import ModelConfig
 from bertjax.errors import UserError
-from bertjax.model import layers, modernbert
+from bertjax.model import kernels, layers, modernbert
 from bertjax.model.attention import attention, attention_weights
 from bertjax.sharding import (
     ACT_B,
@@ -38,7 +38,7 @@ _PRODUCTS_WITH_WEIGHTS = jax.checkpoint_policies.dots_with_no_batch_dims_saveabl
 _named = jax.checkpoint_policies.save_only_these_names
 _both = jax.checkpoint_policies.save_from_both_policies
 KEPT = {
-    "none": _both(_PRODUCTS_WITH_WEIGHTS, _named(layers.DRAWS, layers.PRODUCTS)),
+    "none": _both(_both(_PRODUCTS_WITH_WEIGHTS, kernels.keeps_cudnn), _named(layers.DRAWS, layers.PRODUCTS)),
     "products": _both(_PRODUCTS_WITH_WEIGHTS, _named(layers.DRAWS)),
     "block": jax.checkpoint_policies.nothing_saveable,
 }

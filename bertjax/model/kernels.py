@@ -11,7 +11,6 @@ from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 
 from bertjax.config import ModelConfig
 from bertjax.errors import UserError
@@ -23,6 +22,7 @@ Kernel = Literal["xla", "cudnn", "splash"]
 LANES = 128  # of a TPU: splash's blocks are multiples of it
 BLOCKS = (512, 384, 256, 128)  # positions a block of splash, the largest that divides the row; unmeasured
 WIDEST = 128  # head width up to which cuDNN has it before Hopper
+CUDNN_PRIMITIVE = "dot_product_attention_fwd_wrapper"  # JAX's, for cuDNN's forward pass
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,16 +142,18 @@ def splash(
     return o_BHSK.swapaxes(1, 2)
 
 
+def keeps_cudnn(primitive: Any, *_: Any, **__: Any) -> bool:
+    """By which rematerialisation knows what cuDNN's forward pass gives the backward pass: those sums have no name."""
+    return bool(primitive.name == CUDNN_PRIMITIVE)
+
+
 def cudnn(q_BSHK: jax.Array, k_BTHK: jax.Array, v_BTHK: jax.Array, spans_BS: jax.Array) -> jax.Array:
     """Returns o_BSHK by cuDNN, of rows with one span and padding after it; what padding gets is not the reference's.
 
     Padding sees the row's span, and in a row without one the first position: that stays finite, and nothing reads it.
     """
     lengths_B = jnp.maximum(jnp.sum(spans_BS > 0, axis=1, dtype=jnp.int32), 1)
-    o_BSHK = jax.nn.dot_product_attention(
-        q_BSHK, k_BTHK, v_BTHK, key_value_seq_lengths=lengths_B, implementation="cudnn"
-    )
-    return checkpoint_name(o_BSHK, PRODUCTS)
+    return jax.nn.dot_product_attention(q_BSHK, k_BTHK, v_BTHK, key_value_seq_lengths=lengths_B, implementation="cudnn")
 
 
 COMPUTE: dict[Kernel, Callable[..., jax.Array]] = {"splash": splash, "cudnn": cudnn}

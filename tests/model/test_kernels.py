@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 
 from bertjax.config import MeshConfig, ModelConfig
 from bertjax.errors import UserError
-from bertjax.model import kernels
+from bertjax.model import encoder, kernels
 from bertjax.model.attention import attention
 from bertjax.sharding import ACT_B, ACT_NBSHK, make_mesh
 
@@ -109,6 +110,22 @@ def test_what_cudnn_is_asked_for_is_the_reference() -> None:
 def test_rows_of_padding_stay_finite_in_cudnn() -> None:
     found = averages_and_gradients(kernels.cudnn, random_inputs(lengths_to_spans([[]], 8)))
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(found))
+
+
+@pytest.mark.parametrize(("remat", "times"), [("none", 1), ("products", 2)])
+def test_what_cudnn_computed_is_kept_unless_it_shall_not_be(
+    remat: str, times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Traced only: that needs no GPU but JAX's belief in one."""
+    stablehlo = importlib.import_module("jax._src.cudnn.fused_attention_stablehlo")
+    monkeypatch.setattr(stablehlo, "check_cudnn_version", lambda: 91_000)
+    q_BSHK, k_BTHK, v_BTHK, spans_BS, _ = random_inputs(PADDED_BS, jnp.bfloat16)
+
+    def weighted(q_BSHK: jax.Array) -> jax.Array:
+        return jnp.sum(kernels.cudnn(q_BSHK * 2, k_BTHK, v_BTHK, spans_BS).astype(jnp.float32) ** 2)
+
+    traced = jax.make_jaxpr(jax.grad(jax.checkpoint(weighted, policy=encoder.KEPT[remat])))(q_BSHK)
+    assert str(traced).count(kernels.CUDNN_PRIMITIVE) == times
 
 
 @pytest.mark.usefixtures("interpreted", "cudnn_is_xla")
