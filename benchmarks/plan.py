@@ -4,7 +4,8 @@
 
 Every config under configs/ on 1, 16 and 256 chips of v5e, the batch growing with the pod. Then BERT-large at 512
 positions, 4 rows a chip in one microbatch, on 256 chips by what is kept for the backward pass, by the compiler's plain
-way, every block by itself and the weights on every chip, and on 1,024. Prints a table to stderr, a JSON line for each.
+way, every block by itself and the weights on every chip, and without dropout of attention's weights, by XLA and by
+splash, on packed rows, too; and on 1,024 chips. Prints a table to stderr, a JSON line for each.
 Times to compile say something only of runs with nothing beside them.
 """
 
@@ -14,7 +15,7 @@ import dataclasses
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import tyro
 
@@ -49,50 +50,63 @@ def with_fields(c: Config, rows: int, **groups: dict[str, Any]) -> Config:
     )
 
 
-def cases(chips: tuple[int, ...]) -> Iterator[tuple[str, Config, str, int]]:
-    """Yields (name, config, topology, slices)."""
+class Case(NamedTuple):
+    """What is planned."""
+
+    name: str
+    config: Config
+    topology: str
+    slices: int = 1
+    pairs_per_row: int = 1
+
+
+def cases(chips: tuple[int, ...]) -> Iterator[Case]:
+    """Yields all that there are."""
     for path in sorted(Path("configs").glob("*.py")):
         for number in chips:
             _, c = command_line.config_file(Config, [f"--config={path}"])
-            yield f"{path.stem} on {number}", with_fields(c, ROWS * number), V5E[number], 1
+            yield Case(f"{path.stem} on {number}", with_fields(c, ROWS * number), V5E[number])
     _, large = command_line.config_file(Config, ["--config=configs/bert_large.py"])
     longer = {"seq_len": 512, "max_predictions": 77}
-    for name, model, fsdp in (
-        ("remat none", {"remat": "none"}, 32),
-        ("remat none, unrolled", {"remat": "none", "unroll_layers": True}, 32),
-        ("remat products", {"remat": "products"}, 32),
-        ("remat block", {"remat": "block"}, 32),
-        ("remat block, weights on every chip", {"remat": "block"}, 1),
+    for name, model, fsdp, pairs in (
+        ("remat none", {"remat": "none"}, 32, 1),
+        ("remat none, unrolled", {"remat": "none", "unroll_layers": True}, 32, 1),
+        ("remat products", {"remat": "products"}, 32, 1),
+        ("remat block", {"remat": "block"}, 32, 1),
+        ("remat block, weights on every chip", {"remat": "block"}, 1, 1),
+        ("all weights of attention kept, xla", {"attention_dropout": 0.0, "attention": "xla"}, 32, 1),
+        ("all weights of attention kept, splash", {"attention_dropout": 0.0, "attention": "splash"}, 32, 1),
+        ("packed, splash, weights on every chip", {"attention_dropout": 0.0, "attention": "splash"}, 1, 8),
     ):
         c = with_fields(large, 4 * 256, data=longer, model=model, mesh={"fsdp": fsdp})
-        yield f"large 512, {name}, on 256", c, "v5e:16x16", 1
+        yield Case(f"large 512, {name}, on 256", c, "v5e:16x16", pairs_per_row=pairs)
     for topology, slices in (("v5e:4x4", 1), ("v5p:8x8x16", 1), ("v5e:16x16", 4)):
         number = hardware.find_topology(topology, slices).chips
         fsdp = min(32, number)
         c = with_fields(large, 4 * number, data=longer, model={"remat": "block"}, mesh={"fsdp": fsdp})
-        yield f"large 512, remat block, on {slices} x {topology}", c, topology, slices
+        yield Case(f"large 512, remat block, on {slices} x {topology}", c, topology, slices)
 
 
 def main() -> None:
     """The command."""
     a = tyro.cli(Arguments, description=__doc__)
     with reported():
-        for name, c, where, slices in cases(a.chips):
-            if a.only in name:
-                topology = hardware.find_topology(where, slices)
-                plan_case(name, c, topology)
+        for case in cases(a.chips):
+            if a.only in case.name:
+                plan_case(case)
 
 
-def plan_case(name: str, c: Config, topology: hardware.Topology) -> None:
+def plan_case(case: Case) -> None:
     """Plans one, and prints it."""
+    topology = hardware.find_topology(case.topology, case.slices)
     try:
-        found = figures(make_plan(c, topology, hardware.devices(topology)))
+        found = figures(make_plan(case.config, topology, hardware.devices(topology), pairs_per_row=case.pairs_per_row))
     except UserError as error:  # a width that does not divide over so many chips
-        print(f"{name:<50} {error}", file=sys.stderr, flush=True)
+        print(f"{case.name:<56} {error}", file=sys.stderr, flush=True)
         return
     memory, sent = found["memory"], found.get("collectives", [])
     print(
-        f"{name:<50}{found['compile_seconds']:>6.0f} s"
+        f"{case.name:<56}{found['compile_seconds']:>6.0f} s"
         f"{memory.get('temporaries', 0) / 1e9:>8.2f} GB temporaries{memory['needed'] / 1e9:>8.2f} GB of"
         f" {memory['available'] / 1e9:.1f}"
         f"{sum(one['within'] for one in sent) / 1e6:>9.1f} MB in its slice"
@@ -100,7 +114,7 @@ def plan_case(name: str, c: Config, topology: hardware.Topology) -> None:
         file=sys.stderr,
         flush=True,
     )
-    print_result("plan", {"case": name} | found, "jax", "jaxlib", "libtpu")
+    print_result("plan", {"case": case.name} | found, "jax", "jaxlib", "libtpu")
 
 
 if __name__ == "__main__":

@@ -13,10 +13,12 @@ from bertjax import cli
 from bertjax.config import Config, DataConfig, MeshConfig, ModelConfig, OptimizerConfig, TrainConfig
 from bertjax.data.batches import full_batch
 from bertjax.errors import UserError
-from bertjax.planning import page, plan, search
+from bertjax.model import kernels
+from bertjax.planning import hardware, page, plan, search
 from bertjax.planning.collectives import Collective
 from bertjax.planning.compilation import Memory, Step
 from bertjax.planning.hardware import GIB, Chip, Topology
+from bertjax.sharding import make_mesh
 from bertjax.training.flops import flops_per_token
 
 CHIP = Chip("TPU v5e", memory=1000, memory_rate=1e3, link_rate=1e2, network_rate=1e1)
@@ -191,3 +193,31 @@ def test_the_command_plans_a_pod(call: Call, capsys: pytest.CaptureFixture[str])
     assert [(one["kind"], one["axes"]) for one in found["collectives"]] == [("all-reduce", ["data"])]
     assert call("--topology=v5e:2x2", "--train.batch_size=10") == 1
     assert "does not divide over 4 data shards; use 8 or 12" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("attention_dropout", "kernel", "pairs_per_row"), [(0.1, "xla", 1), (0.0, "splash", 4)])
+def test_data_parallelism_on_tpus_sends_gradients_and_nothing_that_grows_with_the_rows(
+    attention_dropout: float, kernel: str, pairs_per_row: int
+) -> None:
+    """Attention, its dropout, packed rows: all that is of a row stays on its chip."""
+    pytest.importorskip("libtpu")
+    topology = hardware.find_topology("v5e:2x2")
+    chips = hardware.devices(topology)
+
+    def sent(rows: int) -> int:
+        c = Config(
+            model=ModelConfig(
+                width=128, layers=2, heads=2, mlp_width=256, vocab_size=256, attention_dropout=attention_dropout
+            ),
+            train=TrainConfig(batch_size=rows, precision="bfloat16"),
+        )
+        packed = pairs_per_row > 1
+        mesh = make_mesh(c.mesh, list(chips))
+        assert kernels.check(c.model, mesh, positions=128, dtype="bfloat16", packed=packed) == kernel
+        collectives = plan.make_plan(c, topology, chips, pairs_per_row=pairs_per_row).step.collectives
+        assert {one.kind for one in collectives} == {"all-reduce"}
+        return sum(one.size for one in collectives)
+
+    few = sent(16)
+    assert few > 0
+    assert sent(64) == few
