@@ -4,7 +4,8 @@
 
 The step as the config has it, without --config that of `benchmarks.train_step`, and variants of it take turns, each in
 a process of its own. Prints a JSON line for each: real tokens a second, beside the default's of the same turns, and
-`gain`, how many times faster the default is. On CPUs the XLA flags that may matter there are variants, too.
+`gain`, how many times faster the default is. Kernels for attention do not drop its weights: `kernel` is XLA's without
+that, to be seen beside `attention_dropout`. On CPUs the XLA flags that may matter there are variants, too.
 """
 
 from __future__ import annotations
@@ -75,6 +76,7 @@ def variants(c: Config) -> dict[str, Variant]:
         "layers": Variant({"model": {"unroll_layers": not c.model.unroll_layers}}),
         "precision": Variant({"train": {"precision": other}}),
         "attention_dropout": Variant({"model": {"attention_dropout": 0.0}}),
+        "kernel": Variant({"model": {"attention_dropout": 0.0, "attention": "xla"}}),
         "dropout": Variant({"model": {"dropout": 0.0, "attention_dropout": 0.0}}),
         **{f"remat_{way}": Variant({"model": {"remat": way}}) for way in ("none", "products", "block")},
         **{f"prng_{name}": Variant({"train": {"prng": name}}) for name in ("threefry2x32", "rbg", "unsafe_rbg")},

@@ -38,7 +38,7 @@ if [ "$small" ]; then
     export JAX_PLATFORMS=cpu
     tiny=(--model.layers=1 --model.width=32 --model.heads=2 --model.mlp_width=64 --train.precision=float32)
     compared=(--rounds=1 --turn_seconds=0.01 --against=huggingface --precisions float32 --ways eager)
-    ablated=(--rounds=1 --turn_seconds=0.01 --only gather)
+    ablated=(--rounds=1 --turn_seconds=0.01) techniques=(--only gather)
     sizes=(base) lengths=(32)
     run=(--train.steps=20 --train.batch_size=8 --train.eval_every=10 --train.eval_rows=16
         --optimizer.warmup_steps=None --train.profile_from=5 --train.profile_steps=2)
@@ -49,7 +49,7 @@ if [ "$small" ]; then
 else
     tiny=()
     compared=(--against=huggingface --precisions bfloat16)
-    ablated=()
+    ablated=() techniques=()
     sizes=(base large) lengths=(128 512)
     # About 15 minutes of BERT-base on one H200, at 600,000 tokens a second.
     run=(--train.steps=16000 --train.batch_size=256 --train.eval_every=2000 --checkpoint.save_every=4000
@@ -87,7 +87,10 @@ for size in "${sizes[@]}"; do
     done
 done
 measured ablation "$python" -m benchmarks.ablation --config=configs/bert_base.py "${tiny[@]}" \
-    "--data.seq_len=${lengths[0]}" "--train.batch_size=$(rows_of base "${lengths[0]}")" "${ablated[@]}"
+    "--data.seq_len=${lengths[0]}" "--train.batch_size=$(rows_of base "${lengths[0]}")" "${ablated[@]}" "${techniques[@]}"
+measured ablation-attention "$python" -m benchmarks.ablation --config=configs/bert_base.py "${tiny[@]}" \
+    "--data.seq_len=${lengths[-1]}" "--train.batch_size=$(rows_of base "${lengths[-1]}")" "${ablated[@]}" \
+    --only attention_dropout kernel
 
 # 2. A pretraining, of which some steps are profiled, what it is worth when it is fine-tuned, and how quick it is in use.
 measured prepare "$python" -c "from bertjax.cli import main; main()" prepare "$text" --output "$out/corpus" --vocab "$vocab" \

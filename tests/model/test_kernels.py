@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -112,13 +113,16 @@ def test_rows_of_padding_stay_finite_in_cudnn() -> None:
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(found))
 
 
-@pytest.mark.parametrize(("remat", "times"), [("none", 1), ("products", 2)])
-def test_what_cudnn_computed_is_kept_unless_it_shall_not_be(
-    remat: str, times: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Traced only: that needs no GPU but JAX's belief in one."""
+@pytest.fixture
+def with_cudnn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """JAX traces and lowers what calls cuDNN without a GPU, if it believes in one."""
     stablehlo = importlib.import_module("jax._src.cudnn.fused_attention_stablehlo")
     monkeypatch.setattr(stablehlo, "check_cudnn_version", lambda: 91_000)
+
+
+@pytest.mark.parametrize(("remat", "times"), [("none", 1), ("products", 2)])
+@pytest.mark.usefixtures("with_cudnn")
+def test_what_cudnn_computed_is_kept_unless_it_shall_not_be(remat: str, times: int) -> None:
     q_BSHK, k_BTHK, v_BTHK, spans_BS, _ = random_inputs(PADDED_BS, jnp.bfloat16)
 
     def weighted(q_BSHK: jax.Array) -> jax.Array:
@@ -126,6 +130,19 @@ def test_what_cudnn_computed_is_kept_unless_it_shall_not_be(
 
     traced = jax.make_jaxpr(jax.grad(jax.checkpoint(weighted, policy=encoder.KEPT[remat])))(q_BSHK)
     assert str(traced).count(kernels.CUDNN_PRIMITIVE) == times
+
+
+@pytest.mark.usefixtures("with_cudnn")
+def test_cudnn_is_given_lengths_and_no_mask() -> None:
+    inputs = random_inputs(PADDED_BS, jnp.bfloat16, head_width=64)
+
+    def weighted(*qkv: jax.Array) -> jax.Array:
+        return jnp.sum(kernels.cudnn(*qkv, inputs[3]).astype(jnp.float32))  # type: ignore[call-arg]
+
+    traced = jax.jit(jax.grad(weighted, argnums=(0, 1, 2))).trace(*inputs[:3])
+    lowered = traced.lower(lowering_platforms=("cuda",)).as_text()
+    assert set(re.findall(r"__cudnn\$\w+", lowered)) == {"__cudnn$fmhaSoftmax", "__cudnn$fmhaSoftmaxBackward"}
+    assert lowered.count("PADDING") == 2
 
 
 @pytest.mark.usefixtures("interpreted", "cudnn_is_xla")
