@@ -84,6 +84,7 @@ def run(c: FinetuneConfig, workdir: str | Path) -> dict[str, float]:
     batch_of = training_batches(task.parts["train"].features, c, tokenizer, mesh)
 
     with storage.opened(workdir) as folder, runs.lock(folder.files), jax.set_mesh(mesh):
+        c = runs.with_precision(c, folder.files, mesh.devices.flat[0])
         runs.open_workdir(folder.files, c, facts, tokenizer)
 
         # 3. What a step does.

@@ -58,12 +58,12 @@ def run(c: Config, workdir: str | Path) -> dict[str, float]:
     corpora = open_corpora(c)
     c = with_vocabulary(with_pretrained_model(c, corpora[0]), corpora[0])
     check_mesh(c.model, mesh)
-    for phase in make_phases(c, corpora):
-        part = phase.config.train
-        sharding.check_batch(part.batch_size, mesh, microbatches=part.microbatches)
-        attention_of(phase, mesh)
+    for _, part in c.by_phase():
+        sharding.check_batch(part.train.batch_size, mesh, microbatches=part.train.microbatches)
 
     with storage.opened(workdir) as folder, runs.lock(folder.files), jax.set_mesh(mesh):
+        c = runs.with_precision(c, folder.files, mesh.devices.flat[0])
+        attention = [attention_of(phase, mesh) for phase in make_phases(c, corpora)]
         if c.train.budget is not None:
             c = within_budget(c, corpora, mesh, folder, began)
         phases = make_phases(c, corpora)
@@ -79,7 +79,7 @@ def run(c: Config, workdir: str | Path) -> dict[str, float]:
                 {},
             )
             start = int(state.step)
-            say_what_runs(c, phases, mesh, state, start)
+            say_what_runs(c, phases, attention, mesh, state, start)
 
             # 3. What it does, phase by phase.
             with MetricsLog(folder, c.train, steps=c.train.steps, resumed_at=start, counters=counters) as log:
@@ -256,7 +256,12 @@ def held_out_figures(means: dict[str, float], held_out: Sequence[data.Batch]) ->
 
 
 def say_what_runs(
-    c: Config, phases: Sequence[Phase], mesh: jax.sharding.Mesh, state: step.TrainState, start: int
+    c: Config,
+    phases: Sequence[Phase],
+    attention: Sequence[kernels.Kernel],
+    mesh: jax.sharding.Mesh,
+    state: step.TrainState,
+    start: int,
 ) -> None:
     """Prints the first log line: where, what, how much."""
     device = mesh.devices.flat[0]
@@ -269,7 +274,7 @@ def say_what_runs(
     dropout = "" if c.train.prng == "threefry2x32" else f"; dropout by {c.train.prng}, other on every mesh"
     hosts.say(
         f"{mesh.size} x {device.device_kind}, mesh {dict(mesh.shape)}, {c.train.precision}, attention by"
-        f" {', then '.join(dict.fromkeys(attention_of(phase, mesh) for phase in phases))}; {parameters / 1e6:.1f} M"
+        f" {', then '.join(dict.fromkeys(attention))}; {parameters / 1e6:.1f} M"
         f" parameters; {rows}; "
         + (f"going on from step {start} of {c.train.steps}" if start else f"{c.train.steps} steps")
         + dropout

@@ -57,17 +57,17 @@ class Variant(NamedTuple):
 
 
 CPU_FLAGS = {
-    "onednn": "--xla_cpu_experimental_onednn_custom_call=true",
+    "onednn": backend.ONEDNN.replace("true", "false") if backend.has_onednn() else backend.ONEDNN,
     "xnnpack": "--xla_cpu_use_xnnpack=true",
     "concurrency": "--xla_cpu_enable_concurrency_optimized_scheduler=false",
     "wide_vectors": "--xla_cpu_prefer_vector_width=512",
 }
-"""Those that jax 0.10 and 0.12 both know."""
+"""Those that jax 0.10 and 0.12 both know; `onednn` is without it where it is on by default."""
 
 
 def variants(c: Config) -> dict[str, Variant]:
     """Returns them by name; those that are as the config has it are left out."""
-    other = {"float32": "bfloat16", "bfloat16": "float32"}[c.train.precision]
+    other = "bfloat16" if c.train.precision == "float32" else "float32"
     found = {
         "gather": Variant(every_position=True),
         "fused_qkv": Variant(change=separate_qkv),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import resource
 import statistics
 import time
@@ -31,6 +32,9 @@ def our_step(c: Config, batch: Batch, next_sentence: bool, change: Change | None
     mesh = sharding.make_mesh(c.mesh)
     sharding.check_batch(c.train.batch_size, mesh, microbatches=c.train.microbatches)
     jax.set_mesh(mesh)
+    if c.train.precision == "auto":
+        precision = backend.fastest_precision(mesh.devices.flat[0])
+        c = dataclasses.replace(c, train=dataclasses.replace(c.train, precision=precision))
     run = make_pretraining(c, next_sentence=next_sentence)
     train_step: Any = run.train_step if donate else jax.jit(getattr(run.train_step, "__wrapped__"))  # noqa: B009
     state = step.first_state(step.fresh_params(run.make_model, c.train.seed), run.optimizer)

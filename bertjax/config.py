@@ -18,6 +18,7 @@ T = TypeVar("T")
 Pooling = Literal["cls", "mean", "weighted", "layers"]
 """A text's vector: the pooler's over [CLS], the mean of the last hidden states, their mean by learned weights."""
 
+Precision = Literal["auto", "float32", "bfloat16"]
 Prng = Literal["threefry2x32", "rbg", "unsafe_rbg"]
 """JAX's generators. Of threefry2x32 every mesh draws the same numbers, each device only its own."""
 
@@ -254,8 +255,9 @@ class TrainConfig:
     """A run's folder, or one of Hugging Face's, to go on pretraining from: its model, its weights, a new optimizer."""
     seed: int = 0
     """Everything random folds from it: initial weights, order of the rows, masks, dropout."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Of the matrix products. Weights, LayerNorm, softmax and losses are float32 in either case."""
+    precision: Precision = "float32"
+    """Of the matrix products; `auto` takes the faster on the devices that the run begins on. Weights, LayerNorm,
+    softmax and losses are float32 in either case."""
     microbatches: int = free(1)
     """Parts of a batch that are computed one after the other, to save memory; the means are over the whole batch."""
     prng: Prng = "threefry2x32"
@@ -533,8 +535,8 @@ class TaskTrainConfig:
     """On the embeddings, the sublayers and the head; None keeps the pretrained model's."""
     mask_rate: float = 0.0
     """Share of an example's tokens read as [MASK], others each time: against learning few examples by heart."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Of the matrix products."""
+    precision: Precision = "float32"
+    """Of the matrix products; `auto` takes the faster on the devices that the run begins on."""
     frozen_layers: int | None = None
     """Layers that stay as they are, from the lowest; the embeddings do, too, and with 0 only they. None: nothing."""
     evals_per_epoch: int = 1

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import jax
 
-from bertjax import __version__, hosts
+from bertjax import __version__, backend, hosts
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import UserError
 
@@ -96,6 +96,16 @@ def read_facts(workdir: str | Path) -> dict[str, Any]:
     """Returns the facts that a workdir was made with."""
     facts: dict[str, Any] = _read(Path(workdir) / "config.json")["facts"]
     return facts
+
+
+def with_precision(config: C, workdir: str | Path, device: jax.Device) -> C:
+    """Returns the config with a precision for "auto": that of the run in the workdir, without one the device's."""
+    groups: Any = config
+    if groups.train.precision != "auto":
+        return config
+    begun: Any = read_config(workdir, type(config)) if (Path(workdir) / "config.json").exists() else None
+    precision = begun.train.precision if begun else backend.fastest_precision(device)
+    return dataclasses.replace(groups, train=dataclasses.replace(groups.train, precision=precision))
 
 
 def read_record(workdir: str | Path) -> dict[str, Any]:

@@ -10,8 +10,11 @@ Figures   GLUE test score 65.8, SST-2 85.9 (google-research/bert, README); ours 
 
 from __future__ import annotations
 
-from bertjax.config import Config, ModelConfig
+from bertjax.config import Config, ModelConfig, TrainConfig
 
 
 def get_config() -> Config:
-    return Config(model=ModelConfig(layers=4, width=256, heads=4, mlp_width=1024))
+    return Config(
+        model=ModelConfig(layers=4, width=256, heads=4, mlp_width=1024),
+        train=TrainConfig(precision="auto"),
+    )

@@ -9,8 +9,11 @@ Figures   GLUE test score 71.2, SST-2 89.7 (google-research/bert, README); ours 
 
 from __future__ import annotations
 
-from bertjax.config import Config, ModelConfig
+from bertjax.config import Config, ModelConfig, TrainConfig
 
 
 def get_config() -> Config:
-    return Config(model=ModelConfig(layers=4, width=512, heads=8, mlp_width=2048))
+    return Config(
+        model=ModelConfig(layers=4, width=512, heads=8, mlp_width=2048),
+        train=TrainConfig(precision="auto"),
+    )

@@ -10,8 +10,11 @@ Figures   GLUE test score 64.2, SST-2 83.2 (google-research/bert, README); ours 
 
 from __future__ import annotations
 
-from bertjax.config import Config, ModelConfig
+from bertjax.config import Config, ModelConfig, TrainConfig
 
 
 def get_config() -> Config:
-    return Config(model=ModelConfig(layers=2, width=128, heads=2, mlp_width=512))
+    return Config(
+        model=ModelConfig(layers=2, width=128, heads=2, mlp_width=512),
+        train=TrainConfig(precision="auto"),
+    )

@@ -13,7 +13,7 @@ Figures   not measured yet.
 
 from __future__ import annotations
 
-from bertjax.config import Config, DataConfig, ModelConfig, OptimizerConfig
+from bertjax.config import Config, DataConfig, ModelConfig, OptimizerConfig, TrainConfig
 
 
 def get_config() -> Config:
@@ -30,4 +30,5 @@ def get_config() -> Config:
         ),
         data=DataConfig(mask_rate=0.3, max_predictions=39),
         optimizer=OptimizerConfig(schedule="stable", b2=0.98),
+        train=TrainConfig(precision="auto"),
     )

@@ -5,8 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+
+from bertjax import backend
 
 FAULTS = """
 import resource
@@ -26,3 +30,45 @@ def test_freed_memory_is_kept_on_cpus() -> None:
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
     done = subprocess.run([sys.executable, "-c", FAULTS], env=environment, capture_output=True, text=True, check=True)
     assert int(done.stdout) < 2 * 2**26 // 4096
+
+
+FLAGS = """
+import os
+from bertjax import backend
+backend.has_onednn = lambda: {onednn}
+backend.start()
+print(os.environ.get("XLA_FLAGS"))
+"""
+
+
+@pytest.mark.parametrize(
+    ("onednn", "platforms", "flags"),
+    [(True, "cpu", f"{backend.ONEDNN} --xla_mine"), (False, "cpu", "--xla_mine"), (True, "cuda", "--xla_mine")],
+)
+def test_products_are_onednns_where_there_are_only_cpus_and_the_users_flags_count_more(
+    onednn: bool, platforms: str, flags: str
+) -> None:
+    environment = os.environ | {"JAX_PLATFORMS": platforms, "XLA_FLAGS": "--xla_mine"}
+    command = [sys.executable, "-c", FLAGS.format(onednn=onednn)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == flags
+
+
+@pytest.mark.parametrize(
+    ("device", "onednn", "processor", "precision"),
+    [
+        ({"platform": "cpu"}, True, True, "bfloat16"),
+        ({"platform": "cpu"}, True, False, "float32"),
+        ({"platform": "cpu"}, False, True, "float32"),
+        ({"platform": "gpu", "compute_capability": "9.0"}, False, False, "bfloat16"),
+        ({"platform": "gpu", "compute_capability": "7.5"}, False, False, "float32"),
+        ({"platform": "tpu"}, False, False, "bfloat16"),
+    ],
+)
+def test_bfloat16_is_taken_where_it_is_faster(
+    device: dict[str, str], onednn: bool, processor: bool, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backend, "has_onednn", lambda: onednn)
+    monkeypatch.setattr(backend, "_processor_has_bfloat16", lambda: processor)
+    made: Any = SimpleNamespace(**device)
+    assert backend.fastest_precision(made) == precision

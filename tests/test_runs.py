@@ -10,10 +10,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 
-from bertjax import runs
-from bertjax.config import CheckpointConfig, Config, MeshConfig, ModelConfig, OptimizerConfig
+from bertjax import backend, runs
+from bertjax.config import CheckpointConfig, Config, MeshConfig, ModelConfig, OptimizerConfig, TrainConfig
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import UserError
 
@@ -41,6 +42,20 @@ def test_what_does_not_bend_the_curve_may_change(
     runs.open_workdir(tmp_path / "run", other, FACTS, tokenizer)
     assert runs.read_config(tmp_path / "run", Config) == other
     assert "checkpoint.save_every was 1000, now 7" in capsys.readouterr().err
+
+
+def test_a_run_keeps_the_precision_it_found_when_it_began(
+    tmp_path: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = dataclasses.replace(CONFIG, train=TrainConfig(precision="auto"))
+    device = jax.devices()[0]
+    monkeypatch.setattr(backend, "fastest_precision", lambda _: "bfloat16")
+    begun = runs.with_precision(asked, tmp_path, device)
+    assert begun.train.precision == "bfloat16"
+    runs.open_workdir(tmp_path, begun, {}, tokenizer)
+    monkeypatch.setattr(backend, "fastest_precision", lambda _: "float32")
+    assert runs.with_precision(asked, tmp_path, device) == begun
+    assert runs.with_precision(CONFIG, tmp_path, device) is CONFIG
 
 
 @pytest.mark.parametrize(

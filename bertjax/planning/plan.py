@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from bertjax import sharding
+from bertjax import backend, sharding
 from bertjax.config import Config, ModelConfig
 from bertjax.data.batches import full_batch
 from bertjax.model import kernels
@@ -77,7 +77,7 @@ def make_plan(
 
     Raises: UserError where train.py would refuse the config on such devices.
     """
-    c = with_vocabulary(c)
+    c = with_precision(with_vocabulary(c), devices)
     how: dict[str, Any] = {"pairs_per_row": pairs_per_row, "next_sentence": next_sentence}
     mesh = sharding.make_mesh(c.mesh, list(devices)) if devices else _abstract_mesh(c, topology)
     sharding.check_batch(c.train.batch_size, mesh, microbatches=c.train.microbatches)
@@ -100,6 +100,14 @@ def with_vocabulary(c: Config) -> Config:
     """Returns the config with a vocabulary of BERT's size, if it has none of its own."""
     model = dataclasses.replace(c.model, vocab_size=c.model.vocab_size or VOCABULARY)
     return dataclasses.replace(c, model=model)
+
+
+def with_precision(c: Config, devices: Sequence[jax.Device]) -> Config:
+    """Returns the config with the precision that train.py takes for "auto"; without devices, those of GPUs."""
+    if c.train.precision != "auto":
+        return c
+    precision = backend.fastest_precision(devices[0]) if devices else "bfloat16"
+    return dataclasses.replace(c, train=dataclasses.replace(c.train, precision=precision))
 
 
 def step_flops(p: Plan) -> Flops:

@@ -6,7 +6,7 @@ import bisect
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ import optax
 from flax import nnx
 
 from bertjax import sharding
-from bertjax.config import Prng
+from bertjax.config import Precision, Prng
 from bertjax.model.params import Params, name_of, params_of
 from bertjax.training.losses import Sums, objective
 
@@ -64,7 +64,7 @@ def make_train_step(
     schedule: optax.Schedule,
     *,
     seed: int,
-    precision: Literal["float32", "bfloat16"],
+    precision: Precision,
     microbatches: int = 1,
     prng: Prng = "threefry2x32",
 ) -> TrainStep:
@@ -119,7 +119,7 @@ def make_train_step(
 
 
 def make_forward(
-    make_model: MakeModel, function: Callable[[Any, Batch], Out], precision: Literal["float32", "bfloat16"]
+    make_model: MakeModel, function: Callable[[Any, Batch], Out], precision: Precision
 ) -> Callable[[Params, Batch], Out]:
     """Returns forward(params, batch) -> function(model, batch), jitted: for evaluation and prediction."""
     graphdef = nnx.graphdef(nnx.eval_shape(lambda: make_model(nnx.Rngs(0))))
@@ -166,8 +166,10 @@ def _cut(x: jax.Array, parts: int) -> jax.Array:
     return jnp.moveaxis(jnp.reshape(x, (rows // parts, parts, *rest), out_sharding=sharding.ACT_B), 1, 0)
 
 
-def in_precision(params: Params, precision: Literal["float32", "bfloat16"]) -> Params:
+def in_precision(params: Params, precision: Precision) -> Params:
     """Returns the matrices in the precision of the products; biases and LayerNorm stay float32."""
+    if precision == "auto":
+        raise ValueError("precision='auto' is not one to compute in; take that of `backend.fastest_precision`")
     if precision == "float32":
         return params
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from bertjax import cli
+from bertjax import backend, cli
 from bertjax.config import Config, DataConfig, MeshConfig, ModelConfig, OptimizerConfig, TrainConfig
 from bertjax.data.batches import full_batch
 from bertjax.errors import UserError
@@ -88,6 +88,15 @@ def test_json_has_what_the_page_has() -> None:
     }
     assert found["collectives"][0]["within"] == 120
     assert found["rows_per_chip"] == 2
+
+
+def test_the_precision_is_what_the_run_would_take() -> None:
+    c = dataclasses.replace(CONFIG, train=dataclasses.replace(CONFIG.train, precision="auto"))
+    gpus = hardware.find_topology("h100x8")
+    assert plan.make_plan(c, gpus, hardware.devices(gpus)).config.train.precision == "bfloat16"
+    here = jax.devices()[0]
+    assert plan.with_precision(c, [here]).train.precision == backend.fastest_precision(here)
+    assert plan.with_precision(CONFIG, [here]) is CONFIG
 
 
 def test_what_does_not_fit_is_a_table_of_what_would() -> None:
