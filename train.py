@@ -192,8 +192,8 @@ def make_phases(c: Config, corpora: Sequence[Mixture]) -> list[Phase]:
 
 def attention_of(phase: Phase, mesh: jax.sharding.Mesh) -> kernels.Kernel:
     """Returns what computes attention in a phase. Raises: UserError if that is asked of what cannot."""
-    c, packed = phase.config, phase.corpus.pairs_per_row > 1
-    return kernels.check(c.model, mesh, positions=c.data.seq_len, dtype=c.train.precision, packed=packed)
+    c, spans = phase.config, phase.corpus.pairs_per_row
+    return kernels.check(c.model, mesh, positions=c.data.seq_len, dtype=c.train.precision, most_spans=spans)
 
 
 def with_pretrained_model(c: Config, corpus: Mixture) -> Config:

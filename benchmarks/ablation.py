@@ -15,8 +15,10 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import tyro
+from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec
 
 from benchmarks.alternation import Contender, alternate, ratio
@@ -28,7 +30,7 @@ from bertjax import backend
 from bertjax.config import Config
 from bertjax.data.batches import Batch
 from bertjax.errors import UserError, reported
-from bertjax.model import encoder
+from bertjax.model import encoder, layers
 from bertjax.sharding import BATCH
 
 ACT_BSHK = PartitionSpec(BATCH, None, "model", None)
@@ -71,6 +73,8 @@ def variants(c: Config) -> dict[str, Variant]:
     found = {
         "gather": Variant(every_position=True),
         "fused_qkv": Variant(change=separate_qkv),
+        "padded_vocabulary": Variant(change=exact_vocabulary),
+        "half_words": Variant(change=whole_words),
         "donation": Variant(donate=False),
         "kept_memory": Variant(change=plain_allocator),
         "layers": Variant({"model": {"unroll_layers": not c.model.unroll_layers}}),
@@ -112,6 +116,24 @@ def separate_qkv() -> None:
     setattr(encoder.Block, "attention_inputs", attention_inputs)  # noqa: B010 - mypy knows a method when it sees one
 
 
+def exact_vocabulary() -> None:
+    """Leaves the vocabulary as long as it is."""
+    setattr(encoder, "VOCAB_MULTIPLE", 1)  # noqa: B010
+
+
+def whole_words() -> None:
+    """Draws a random word for every element that may be dropped, instead of one for two."""
+
+    def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
+        if key is None or rate == 0:
+            return x
+        words = jax.random.bits(key, x.shape, jnp.uint32, out_sharding=jax.typeof(x).sharding)
+        keep = checkpoint_name(words >= round(rate * 2**32), layers.DRAWS)
+        return jnp.where(keep, x.astype(jnp.float32) / (1 - rate), 0).astype(x.dtype)
+
+    setattr(layers, "dropout", dropout)  # noqa: B010
+
+
 def plain_allocator() -> None:
     """Leaves glibc's allocator as it is."""
     setattr(backend, "_keep_freed_memory", lambda: None)  # noqa: B010
@@ -146,7 +168,7 @@ def measure(a: Arguments) -> Iterator[dict[str, Any]]:
 
 def main() -> None:
     """The command."""
-    a = tyro.cli(Arguments, description=__doc__)
+    a = tyro.cli(Arguments, description=__doc__, config=(tyro.conf.FlagConversionOff,))
     with reported():
         for row in measure(a):
             print_result("ablation", row, "jax", "flax")

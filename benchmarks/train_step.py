@@ -194,7 +194,7 @@ def their_contenders(
 
 def main() -> None:
     """The command."""
-    a = tyro.cli(Arguments, description=__doc__)
+    a = tyro.cli(Arguments, description=__doc__, config=(tyro.conf.FlagConversionOff,))
     packages = ("jax", "flax", *(("torch", "transformers") if a.against else ()))
     with reported():
         print_result("train_step", measure(a), *packages)

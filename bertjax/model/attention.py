@@ -23,15 +23,15 @@ def attention(
     key: jax.Array | None,
     reach: jax.Array | None = None,
     kernel: Literal["auto"] | kernels.Kernel = "xla",
-    packed: bool = True,
+    most_spans: int | None = None,
 ) -> jax.Array:
     """Returns o_BSHK, the values averaged by scaled dot products over the positions of the same span.
 
     With `reach` (int32, a scalar) only over those at most that many positions away.
 
-    A `kernel` that cannot compute this gives way to the reference, "xla". Rows that are not `packed` hold one span,
-    from the first position on, and then padding. Softmax is computed in float32. Padding (span 0) sees padding, or what
-    else keeps its rows finite; nothing else sees it.
+    A `kernel` that cannot compute this gives way to the reference, "xla". Rows with `most_spans` have at most so many,
+    one after the other from the first position on, and then padding. Softmax is computed in float32. Padding (span 0)
+    sees padding, or what else keeps its rows finite; nothing else sees it.
     Source: Vaswani et al. 2017, section 3.2.1.
     """
     case = kernels.Case(
@@ -40,11 +40,11 @@ def attention(
         head_width=q_BSHK.shape[3],
         dtype=q_BSHK.dtype.name,
         dropout=0.0 if key is None else dropout,
-        packed=packed,
+        most_spans=most_spans,
         local=reach is not None,
     )
     if (chosen := kernels.choose(kernel, case)) != "xla":
-        return kernels.attend(chosen, q_BSHK, k_BTHK, v_BTHK, spans_BS)
+        return kernels.attend(chosen, q_BSHK, k_BTHK, v_BTHK, spans_BS, most_spans)
     weights_BHST = attention_weights(q_BSHK, k_BTHK, spans_BS, reach=reach, dtype=v_BTHK.dtype)
     weights_BHST = layers.dropout(weights_BHST, dropout, key)
     return checkpoint_name(jnp.einsum("BHST,BTHK->BSHK", weights_BHST, v_BTHK), PRODUCTS)

@@ -130,12 +130,22 @@ class Block(nnx.Module):
         return q_BSHK, k_BSHK, v_BSHK, None
 
     def __call__(
-        self, x_BSD: jax.Array, spans_BS: jax.Array, layer: jax.Array, *, key: jax.Array | None, packed: bool = True
+        self,
+        x_BSD: jax.Array,
+        spans_BS: jax.Array,
+        layer: jax.Array,
+        *,
+        key: jax.Array | None,
+        most_spans: int | None = None,
     ) -> jax.Array:
         """Returns x_BSD one layer on."""
         weights_key, attention_key, mlp_key = layers.split(key, 3)
         q_BSHK, k_BSHK, v_BSHK, _ = self.attention_inputs(x_BSD, layer)
-        how: dict[str, Any] = {"dropout": self.c.attention_dropout, "kernel": self.c.attention, "packed": packed}
+        how: dict[str, Any] = {
+            "dropout": self.c.attention_dropout,
+            "kernel": self.c.attention,
+            "most_spans": most_spans,
+        }
         o_BSHK = attention(q_BSHK, k_BSHK, v_BSHK, spans_BS, key=weights_key, **how)
         o_BSD = self.out(o_BSHK, out_sharding=ACT_B)
         x_BSD = self.attention_norm(x_BSD + layers.dropout(o_BSD, self.c.dropout, attention_key))
@@ -171,12 +181,13 @@ class Encoder(nnx.Module):
         *,
         key: jax.Array | None = None,
         all_layers: bool = False,
-        packed: bool = True,
+        most_spans: int | None = None,
     ) -> jax.Array:
         """Returns the last hidden states x_BSD, or those of all layers [L + 1, B, S, D], the embeddings first.
 
         `spans_BS` is 0 on padding and k on the k-th pair of the row; attention stays within a span.
-        Without `packed` no row holds more than one, and all padding is after it: kernels may need that.
+        No row has more than `most_spans`, if that is known, one after the other from its first position on, and then
+        padding: kernels may need that.
         Dropout is on exactly when `key` is given.
         """
         embed_key, blocks_key = layers.split(key, 2)
@@ -187,7 +198,7 @@ class Encoder(nnx.Module):
             x_BSD: jax.Array, layer: tuple[nnx.State, jax.Array, jax.Array | None]
         ) -> tuple[jax.Array, jax.Array | None]:
             weights, number, layer_key = layer
-            x_BSD = nnx.merge(graphdef, weights)(x_BSD, spans_BS, number, key=layer_key, packed=packed)
+            x_BSD = nnx.merge(graphdef, weights)(x_BSD, spans_BS, number, key=layer_key, most_spans=most_spans)
             return x_BSD, x_BSD if all_layers else None
 
         keys = None if blocks_key is None else jax.random.split(blocks_key, self.c.layers)

@@ -6,6 +6,8 @@ None of them drops weights, and none has ModernBERT's local windows; there the r
 from __future__ import annotations
 
 import dataclasses
+import functools
+import re
 from collections.abc import Callable
 from typing import Any, Literal, get_args
 
@@ -22,6 +24,7 @@ Kernel = Literal["xla", "cudnn", "splash"]
 LANES = 128  # of a TPU: splash's blocks are multiples of it
 BLOCKS = (512, 384, 256, 128)  # positions a block of splash, the largest that divides the row; unmeasured
 WIDEST = 128  # head width up to which cuDNN has it before Hopper
+HOPPER_ON = re.compile(r"\b(G?H[12]0\d|G?B[123]\d\d|RTX PRO)\b")
 CUDNN_PRIMITIVE = "dot_product_attention_fwd_wrapper"  # JAX's, for cuDNN's forward pass
 
 
@@ -36,8 +39,8 @@ class Case:
     dtype: str
     dropout: float = 0.0
     """On the weights."""
-    packed: bool = False
-    """Whether a row may hold more than one span."""
+    most_spans: int | None = 1
+    """Of a row, if that is known."""
     local: bool = False
     """Whether some layers see near positions only."""
 
@@ -47,10 +50,11 @@ def choose(asked: Literal["auto"] | Kernel, case: Case) -> Kernel:
     fitting = supported(case)
     if asked != "auto":
         return asked if asked in fitting else "xla"
-    return fitting[-1]
+    # What JAX does not publish, cuDNN for packed rows, is for those who ask for it.
+    return "xla" if fitting[-1] == "cudnn" and case.most_spans != 1 else fitting[-1]
 
 
-def check(c: ModelConfig, mesh: AnyMesh, *, positions: int, dtype: str, packed: bool) -> Kernel:
+def check(c: ModelConfig, mesh: AnyMesh, *, positions: int, dtype: str, most_spans: int | None) -> Kernel:
     """Returns what computes attention in training on such rows.
 
     Raises: UserError if the config asks for a kernel that cannot.
@@ -61,7 +65,7 @@ def check(c: ModelConfig, mesh: AnyMesh, *, positions: int, dtype: str, packed: 
         head_width=c.width // c.heads,
         dtype=dtype,
         dropout=c.attention_dropout,
-        packed=packed,
+        most_spans=most_spans,
         local=c.family == "modernbert",
     )
     if c.attention != "auto" and (reason := obstacle(c.attention, case)):
@@ -100,8 +104,10 @@ def _obstacle_for_cudnn(case: Case) -> str | None:
         return f"computes in bfloat16, not in {case.dtype}"
     if case.head_width % 8 or case.head_width > WIDEST:
         return f"takes heads of a width that is a multiple of 8 up to {WIDEST}, not {case.head_width}"
-    if case.packed:
-        return "takes rows of one text or pair each, but these are packed"
+    if case.most_spans is None:
+        return "takes rows of which the most spans are known"
+    if case.most_spans > 1 and not HOPPER_ON.search(case.device_kind):
+        return f"takes packed rows from Hopper (H100) on, not on {case.device_kind}"
     return None
 
 
@@ -112,12 +118,19 @@ def device_of(mesh: AnyMesh) -> tuple[str, str]:
 
 
 def splash(
-    q_BSHK: jax.Array, k_BTHK: jax.Array, v_BTHK: jax.Array, spans_BS: jax.Array, *, interpret: bool = False
+    q_BSHK: jax.Array,
+    k_BTHK: jax.Array,
+    v_BTHK: jax.Array,
+    spans_BS: jax.Array,
+    most_spans: int | None = None,
+    *,
+    interpret: bool = False,
 ) -> jax.Array:
     """Returns o_BSHK by JAX's kernel for TPUs: within spans, padding within padding, as the reference does.
 
     `interpret` computes it on any backend, slowly.
     """
+    del most_spans
     # Imported late: Pallas for TPUs is of no use elsewhere and takes a second.
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
@@ -147,22 +160,72 @@ def keeps_cudnn(primitive: Any, *_: Any, **__: Any) -> bool:
     return bool(primitive.name == CUDNN_PRIMITIVE)
 
 
-def cudnn(q_BSHK: jax.Array, k_BTHK: jax.Array, v_BTHK: jax.Array, spans_BS: jax.Array) -> jax.Array:
-    """Returns o_BSHK by cuDNN, of rows with one span and padding after it; what padding gets is not the reference's.
+def cudnn(
+    q_BSHK: jax.Array, k_BTHK: jax.Array, v_BTHK: jax.Array, spans_BS: jax.Array, most_spans: int | None = 1
+) -> jax.Array:
+    """Returns o_BSHK by cuDNN; what padding gets is not the reference's.
 
-    Padding sees the row's span, and in a row without one the first position: that stays finite, and nothing reads it.
+    In rows of one span padding sees that, and in a row without one the first position: that stays finite, and nothing
+    reads it. In packed rows padding gets 0.
     """
+    if most_spans != 1:
+        return _cudnn_of_packed(q_BSHK, k_BTHK, v_BTHK, spans_BS, most_spans or 0)
     lengths_B = jnp.maximum(jnp.sum(spans_BS > 0, axis=1, dtype=jnp.int32), 1)
     return jax.nn.dot_product_attention(q_BSHK, k_BTHK, v_BTHK, key_value_seq_lengths=lengths_B, implementation="cudnn")
+
+
+def _cudnn_of_packed(
+    q_BSHK: jax.Array, k_BTHK: jax.Array, v_BTHK: jax.Array, spans_BS: jax.Array, most_spans: int
+) -> jax.Array:
+    """Returns o_BSHK of rows with up to P = `most_spans`; JAX has no public name for it yet."""
+    from jax._src.cudnn.fused_attention_stablehlo import MaskType, dot_product_attention
+
+    lengths_BP, starts_BQ = lengths_and_starts(spans_BS, most_spans)
+    # cuDNN neither reads nor writes padding: what lies there, also in the gradients, is not even always finite.
+    inside_BS11 = (spans_BS > 0)[:, :, None, None]
+    q_BSHK, k_BTHK, v_BTHK = (jnp.where(inside_BS11, x, 0) for x in (q_BSHK, k_BTHK, v_BTHK))
+    o_BSHK: jax.Array = dot_product_attention(
+        q_BSHK,
+        k_BTHK,
+        v_BTHK,
+        q_seqlen=lengths_BP,
+        kv_seqlen=lengths_BP,
+        q_offsets=starts_BQ,
+        kv_offsets=starts_BQ,
+        scale=q_BSHK.shape[3] ** -0.5,
+        mask_type=MaskType.PADDING,
+    )
+    return jnp.where(inside_BS11, o_BSHK, 0)
+
+
+def lengths_and_starts(spans_BS: jax.Array, most_spans: int) -> tuple[jax.Array, jax.Array]:
+    """Returns lengths_BP of spans that follow each other, and starts_BQ in the row, Q = P + 1.
+
+    What there is not is -1: so JAX wants them for cuDNN's packed layout.
+    """
+    numbers_P = jnp.arange(1, most_spans + 1)
+    lengths_BP = jnp.sum(spans_BS[:, :, None] == numbers_P[None, None], axis=1, dtype=jnp.int32)
+    ends_BP = jnp.cumsum(lengths_BP, axis=1, dtype=jnp.int32)
+    there_BP = lengths_BP > 0
+    starts_BP = jnp.where(there_BP, ends_BP - lengths_BP, -1)
+    return jnp.where(there_BP, lengths_BP, -1), jnp.pad(starts_BP, ((0, 0), (0, 1)), constant_values=-1)
 
 
 COMPUTE: dict[Kernel, Callable[..., jax.Array]] = {"splash": splash, "cudnn": cudnn}
 
 
-def attend(kernel: Kernel, q_BSHK: jax.Array, k_BTHK: jax.Array, v_BTHK: jax.Array, spans_BS: jax.Array) -> jax.Array:
+def attend(
+    kernel: Kernel,
+    q_BSHK: jax.Array,
+    k_BTHK: jax.Array,
+    v_BTHK: jax.Array,
+    spans_BS: jax.Array,
+    most_spans: int | None = None,
+) -> jax.Array:
     """Returns o_BSHK by a kernel, each device its own rows and heads: compilers cannot partition kernels."""
     arrays = (q_BSHK, k_BTHK, v_BTHK, spans_BS)
     specs = tuple(jax.typeof(x).sharding.spec for x in arrays)
     # check_vma=False: Pallas' kernels do not say how their results vary over the mesh.
-    local = jax.shard_map(COMPUTE[kernel], in_specs=specs, out_specs=specs[0], check_vma=False)
+    compute = functools.partial(COMPUTE[kernel], most_spans=most_spans)
+    local = jax.shard_map(compute, in_specs=specs, out_specs=specs[0], check_vma=False)
     return local(*arrays)

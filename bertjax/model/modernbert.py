@@ -60,13 +60,19 @@ class Block(nnx.Module):
         return rotated(q_BSHK, cos_SK, sin_SK), rotated(k_BSHK, cos_SK, sin_SK), v_BSHK, reach
 
     def __call__(
-        self, x_BSD: jax.Array, spans_BS: jax.Array, layer: jax.Array, *, key: jax.Array | None, packed: bool = True
+        self,
+        x_BSD: jax.Array,
+        spans_BS: jax.Array,
+        layer: jax.Array,
+        *,
+        key: jax.Array | None,
+        most_spans: int | None = None,
     ) -> jax.Array:
         """Returns x_BSD one layer on; `layer` is its number, from 0."""
         weights_key, attention_key, mlp_key = layers.split(key, 3)
         c = self.c
         q_BSHK, k_BSHK, v_BSHK, reach = self.attention_inputs(x_BSD, layer)
-        how: dict[str, Any] = {"dropout": c.attention_dropout, "kernel": c.attention, "packed": packed}
+        how: dict[str, Any] = {"dropout": c.attention_dropout, "kernel": c.attention, "most_spans": most_spans}
         o_BSHK = attention(q_BSHK, k_BSHK, v_BSHK, spans_BS, key=weights_key, reach=reach, **how)
         o_BSD = self.out(o_BSHK, out_sharding=ACT_B)
         x_BSD = x_BSD + layers.dropout(o_BSD, c.attention_dropout, attention_key)

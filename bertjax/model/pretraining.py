@@ -40,7 +40,6 @@ class BertForPretraining(nnx.Module):
 
         Dropout is on exactly when `key` is given.
         """
-        packed = cls_BP.shape[1] > 1
-        x_BSD = self.encoder(ids_BS, segments_BS, positions_BS, spans_BS, key=key, packed=packed)
+        x_BSD = self.encoder(ids_BS, segments_BS, positions_BS, spans_BS, key=key, most_spans=cls_BP.shape[1])
         mlm_logits_BMV = self.masked_lm(gather(x_BSD, predict_BM), self.encoder.embeddings.token.embedding[...])
         return mlm_logits_BMV, self.next_sentence(self.pooler(gather(x_BSD, cls_BP)))

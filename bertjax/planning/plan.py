@@ -82,7 +82,7 @@ def make_plan(
     mesh = sharding.make_mesh(c.mesh, list(devices)) if devices else _abstract_mesh(c, topology)
     sharding.check_batch(c.train.batch_size, mesh, microbatches=c.train.microbatches)
     check_mesh(c.model, mesh)
-    rows: dict[str, Any] = {"positions": c.data.seq_len, "dtype": c.train.precision, "packed": pairs_per_row > 1}
+    rows: dict[str, Any] = {"positions": c.data.seq_len, "dtype": c.train.precision, "most_spans": pairs_per_row}
     kernels.check(c.model, mesh, **rows)
     if isinstance(mesh, jax.sharding.Mesh):
         step = compile_step(c, mesh, **how)

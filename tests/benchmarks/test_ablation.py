@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -13,7 +14,7 @@ from benchmarks.rows import made_up_batch, with_every_position
 from bertjax import sharding
 from bertjax.config import Config, DataConfig, MeshConfig, ModelConfig, TrainConfig
 from bertjax.errors import UserError
-from bertjax.model import encoder
+from bertjax.model import encoder, layers
 from bertjax.training import step
 from bertjax.training.pretraining import make_pretraining
 
@@ -43,6 +44,24 @@ def test_three_products_and_a_head_at_every_position_give_the_same(monkeypatch: 
     ablation.separate_qkv()
     assert encoder.Block.attention_inputs is not before
     assert figures_of(c, batch) == pytest.approx(wanted, rel=1e-5)
+
+
+def test_a_vocabulary_without_padding_and_dropout_by_whole_words_compute_the_like(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    batch = made_up_batch(SMALL.data, 4, vocab_size=60, lengths=(9, 20))
+    wanted = figures_of(SMALL, batch)
+    monkeypatch.setattr(encoder, "VOCAB_MULTIPLE", encoder.VOCAB_MULTIPLE)  # to be put back
+    ablation.exact_vocabulary()
+    assert encoder.padded_vocab_size(SMALL.model) == 60
+    assert figures_of(SMALL, batch)["mlm_loss"] == pytest.approx(wanted["mlm_loss"], rel=1e-5)
+    monkeypatch.setattr(layers, "dropout", layers.dropout)
+    ablation.whole_words()
+    x = jnp.ones((200, 100))
+    dropped = layers.dropout(x, 0.25, jax.random.key(0))
+    assert float((dropped == 0).mean()) == pytest.approx(0.25, abs=0.01)
+    assert float(dropped.max()) == pytest.approx(4 / 3)
+    assert layers.dropout(x, 0.25, None) is x
 
 
 def test_variants_that_are_the_default_are_left_out() -> None:

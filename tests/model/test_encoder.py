@@ -147,9 +147,15 @@ def test_another_block_can_take_the_place() -> None:
             self.factor = nnx.Param(jnp.array(2.0))
 
         def __call__(
-            self, x_BSD: jax.Array, spans_BS: jax.Array, layer: jax.Array, *, key: jax.Array | None, packed: bool
+            self,
+            x_BSD: jax.Array,
+            spans_BS: jax.Array,
+            layer: jax.Array,
+            *,
+            key: jax.Array | None,
+            most_spans: int | None,
         ) -> jax.Array:
-            del spans_BS, layer, key, packed
+            del spans_BS, layer, key, most_spans
             return x_BSD * self.factor[...]
 
     model = Encoder(tiny.CONFIG, rngs=nnx.Rngs(0), make_block=Doubling)

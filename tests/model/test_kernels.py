@@ -20,6 +20,7 @@ from bertjax.sharding import ACT_B, ACT_NBSHK, make_mesh
 
 TPU = kernels.Case(device_kind="TPU v5 lite", platform="tpu", positions=128, head_width=64, dtype="bfloat16")
 H100 = dataclasses.replace(TPU, device_kind="NVIDIA H100 80GB HBM3", platform="gpu")
+A100 = dataclasses.replace(H100, device_kind="NVIDIA A100-SXM4-80GB")
 AMD = dataclasses.replace(TPU, device_kind="AMD Instinct MI300X", platform="gpu")
 CPU = dataclasses.replace(TPU, device_kind="cpu", platform="cpu")
 MODEL = ModelConfig(width=128, heads=2, attention_dropout=0)
@@ -118,6 +119,7 @@ def with_cudnn(monkeypatch: pytest.MonkeyPatch) -> None:
     """JAX traces and lowers what calls cuDNN without a GPU, if it believes in one."""
     stablehlo = importlib.import_module("jax._src.cudnn.fused_attention_stablehlo")
     monkeypatch.setattr(stablehlo, "check_cudnn_version", lambda: 91_000)
+    monkeypatch.setattr(stablehlo, "check_compute_capability", lambda _: True)
 
 
 @pytest.mark.parametrize(("remat", "times"), [("none", 1), ("products", 2)])
@@ -132,17 +134,45 @@ def test_what_cudnn_computed_is_kept_unless_it_shall_not_be(remat: str, times: i
     assert str(traced).count(kernels.CUDNN_PRIMITIVE) == times
 
 
+def lowered_for_nvidia(spans_BS: jax.Array, most_spans: int) -> str:
+    """Returns the program of the gradients by q, k and v."""
+    q_BSHK, k_BTHK, v_BTHK, _, _ = random_inputs(spans_BS, jnp.bfloat16, head_width=64)
+
+    def weighted(q_BSHK: jax.Array, k_BTHK: jax.Array, v_BTHK: jax.Array) -> jax.Array:
+        return jnp.sum(kernels.cudnn(q_BSHK, k_BTHK, v_BTHK, spans_BS, most_spans).astype(jnp.float32))
+
+    traced = jax.jit(jax.grad(weighted, argnums=(0, 1, 2))).trace(q_BSHK, k_BTHK, v_BTHK)
+    return traced.lower(lowering_platforms=("cuda",)).as_text()
+
+
 @pytest.mark.usefixtures("with_cudnn")
 def test_cudnn_is_given_lengths_and_no_mask() -> None:
-    inputs = random_inputs(PADDED_BS, jnp.bfloat16, head_width=64)
-
-    def weighted(*qkv: jax.Array) -> jax.Array:
-        return jnp.sum(kernels.cudnn(*qkv, inputs[3]).astype(jnp.float32))  # type: ignore[call-arg]
-
-    traced = jax.jit(jax.grad(weighted, argnums=(0, 1, 2))).trace(*inputs[:3])
-    lowered = traced.lower(lowering_platforms=("cuda",)).as_text()
+    lowered = lowered_for_nvidia(PADDED_BS, 1)
     assert set(re.findall(r"__cudnn\$\w+", lowered)) == {"__cudnn$fmhaSoftmax", "__cudnn$fmhaSoftmaxBackward"}
     assert lowered.count("PADDING") == 2
+
+
+@pytest.mark.usefixtures("with_cudnn")
+def test_cudnn_is_given_the_spans_of_packed_rows() -> None:
+    lowered = lowered_for_nvidia(PACKED_BS, 4)
+    assert lowered.count("max_seg_per_batch\\22: 4") == 2
+
+
+def test_spans_are_told_by_their_lengths_and_starts() -> None:
+    spans_BS = lengths_to_spans([[3, 1, 2], [4], []], 8)
+    lengths_BP, starts_BQ = kernels.lengths_and_starts(spans_BS, 3)
+    assert lengths_BP.tolist() == [[3, 1, 2], [4, -1, -1], [-1, -1, -1]]
+    assert starts_BQ.tolist() == [[0, 3, 4, -1], [0, -1, -1, -1], [-1, -1, -1, -1]]
+
+
+def test_what_jax_does_not_publish_is_taken_if_asked_for() -> None:
+    case = dataclasses.replace(H100, most_spans=8)
+    assert kernels.choose("auto", case) == "xla"
+    assert kernels.choose("cudnn", case) == "cudnn"
+    for name in ("NVIDIA H200", "NVIDIA GH200 480GB", "NVIDIA B200", "NVIDIA GB200", "NVIDIA H100 PCIe"):
+        assert kernels.HOPPER_ON.search(name)
+    for name in ("NVIDIA A100-SXM4-80GB", "NVIDIA L40S", "NVIDIA A10G", "Tesla V100-SXM2-16GB"):
+        assert not kernels.HOPPER_ON.search(name)
 
 
 @pytest.mark.usefixtures("interpreted", "cudnn_is_xla")
@@ -154,9 +184,11 @@ def test_every_device_computes_its_own_rows_and_heads(name: kernels.Kernel) -> N
     with jax.set_mesh(mesh):
         cuts = [jax.P(*ACT_NBSHK[1:])] * 3 + [ACT_B, jax.P(*ACT_NBSHK[1:])]
         cut = tuple(jax.device_put(x, jax.NamedSharding(mesh, spec)) for x, spec in zip(inputs, cuts, strict=True))
-        found = averages_and_gradients(functools.partial(kernels.attend, name), cut)
+        found = averages_and_gradients(functools.partial(kernels.attend, name, most_spans=1), cut)
         assert jax.typeof(found[0]).sharding.spec == cut[0].sharding.spec
-        compiled = jax.jit(functools.partial(kernels.attend, name)).lower(*cut[:4]).compile().as_text() or ""
+        compiled = (
+            jax.jit(functools.partial(kernels.attend, name, most_spans=1)).lower(*cut[:4]).compile().as_text() or ""
+        )
     assert not [word for word in ("all-gather", "all-reduce", "all-to-all", "permute") if word in compiled]
     for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
@@ -168,7 +200,7 @@ def test_every_device_computes_its_own_rows_and_heads(name: kernels.Kernel) -> N
         (CPU, "xla"),
         (TPU, "splash"),
         (dataclasses.replace(TPU, dtype="float32"), "splash"),
-        (dataclasses.replace(TPU, packed=True), "splash"),
+        (dataclasses.replace(TPU, most_spans=8), "splash"),
         (dataclasses.replace(TPU, positions=512), "splash"),
         (dataclasses.replace(TPU, positions=100), "xla"),
         (dataclasses.replace(TPU, dropout=0.1), "xla"),
@@ -177,7 +209,8 @@ def test_every_device_computes_its_own_rows_and_heads(name: kernels.Kernel) -> N
         (AMD, "xla"),
         (dataclasses.replace(H100, positions=100), "cudnn"),
         (dataclasses.replace(H100, dtype="float32"), "xla"),
-        (dataclasses.replace(H100, packed=True), "xla"),
+        (dataclasses.replace(H100, most_spans=None), "xla"),
+        (dataclasses.replace(A100, most_spans=8), "xla"),
         (dataclasses.replace(H100, head_width=20), "xla"),
         (dataclasses.replace(H100, head_width=256), "xla"),
         (dataclasses.replace(H100, dropout=0.1), "xla"),
@@ -208,7 +241,7 @@ def test_auto_takes_the_kernel_of_the_backend_where_it_can(case: kernels.Case, c
     ],
 )
 def test_a_kernel_that_cannot_is_an_error(c: ModelConfig, message: str) -> None:
-    rows: dict[str, Any] = {"positions": 128, "dtype": "bfloat16", "packed": False}
+    rows: dict[str, Any] = {"positions": 128, "dtype": "bfloat16", "most_spans": 1}
     with pytest.raises(UserError, match=message):
         kernels.check(c, make_mesh(MeshConfig(), jax.devices()[:1]), **rows)
 
@@ -219,7 +252,8 @@ def test_a_kernel_that_cannot_is_an_error(c: ModelConfig, message: str) -> None:
         ("splash", dataclasses.replace(TPU, positions=100), "rows of a multiple of 128 positions, not of 100"),
         ("cudnn", dataclasses.replace(H100, dtype="float32"), "bfloat16, not in float32"),
         ("cudnn", dataclasses.replace(H100, head_width=20), "multiple of 8 up to 128, not 20"),
-        ("cudnn", dataclasses.replace(H100, packed=True), "packed"),
+        ("cudnn", dataclasses.replace(H100, most_spans=None), "the most spans are known"),
+        ("cudnn", dataclasses.replace(A100, most_spans=8), "packed rows from Hopper (H100) on, not on NVIDIA A100"),
     ],
 )
 def test_why_a_kernel_cannot(asked: kernels.Kernel, case: kernels.Case, reason: str) -> None:
@@ -228,4 +262,4 @@ def test_why_a_kernel_cannot(asked: kernels.Kernel, case: kernels.Case, reason: 
 
 def test_a_check_that_passes_returns_what_computes() -> None:
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
-    assert kernels.check(MODEL, mesh, positions=128, dtype="bfloat16", packed=False) == "xla"
+    assert kernels.check(MODEL, mesh, positions=128, dtype="bfloat16", most_spans=1) == "xla"

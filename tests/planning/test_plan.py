@@ -220,9 +220,8 @@ def test_data_parallelism_on_tpus_sends_gradients_and_nothing_that_grows_with_th
             ),
             train=TrainConfig(batch_size=rows, precision="bfloat16"),
         )
-        packed = pairs_per_row > 1
         mesh = make_mesh(c.mesh, list(chips))
-        assert kernels.check(c.model, mesh, positions=128, dtype="bfloat16", packed=packed) == kernel
+        assert kernels.check(c.model, mesh, positions=128, dtype="bfloat16", most_spans=pairs_per_row) == kernel
         collectives = plan.make_plan(c, topology, chips, pairs_per_row=pairs_per_row).step.collectives
         assert {one.kind for one in collectives} == {"all-reduce"}
         return sum(one.size for one in collectives)
