@@ -9,6 +9,7 @@ import logging
 import os
 import platform
 import sys
+import warnings
 from pathlib import Path
 from typing import Literal
 
@@ -25,7 +26,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 
 
 def start() -> None:
-    """Turns the persistent compilation cache on, so that the second start of a run does not compile.
+    """Turns the persistent compilation cache on, so that the second start of a run compiles little or nothing.
 
     Where there is no accelerator it also lets the process keep the memory that it frees, and XLA take oneDNN's
     products.
@@ -39,6 +40,8 @@ def start() -> None:
         _keep_freed_memory()
         if has_onednn():
             os.environ["XLA_FLAGS"] = f"{ONEDNN} {os.environ.get('XLA_FLAGS', '')}".strip()  # the last flag counts
+            # XLA cannot write a program with such products down: those are compiled at every start.
+            warnings.filterwarnings("ignore", "Error writing persistent compilation cache entry .*MemoryError")
 
 
 def fastest_precision(device: jax.Device) -> Literal["float32", "bfloat16"]:

@@ -94,6 +94,8 @@ def test_the_precision_is_what_the_run_would_take() -> None:
     c = dataclasses.replace(CONFIG, train=dataclasses.replace(CONFIG.train, precision="auto"))
     gpus = hardware.find_topology("h100x8")
     assert plan.make_plan(c, gpus, hardware.devices(gpus)).config.train.precision == "bfloat16"
+    asked = dataclasses.replace(c, model=dataclasses.replace(c.model, attention="cudnn"))
+    assert plan.make_plan(asked, gpus, hardware.devices(gpus)).config.model.attention == "cudnn"
     here = jax.devices()[0]
     assert plan.with_precision(c, [here]).train.precision == backend.fastest_precision(here)
     assert plan.with_precision(CONFIG, [here]) is CONFIG
