@@ -40,8 +40,8 @@ REPLICATED = P()
 # Activations keep the batch on its axes.
 ACT_B = P(BATCH)
 ACT_BSF = P(BATCH, None, "model")
-ACT_NBSF = P(None, BATCH, None, "model")
-ACT_NBSHK = P(None, BATCH, None, "model", None)
+ACT_BSNF = P(BATCH, None, None, "model")
+ACT_BSNHK = P(BATCH, None, None, "model", None)
 LOGITS_BMV, LOGITS_V = P(BATCH, None, "model"), P("model")
 
 

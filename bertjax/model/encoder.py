@@ -20,7 +20,7 @@ from bertjax.model.attention import attention, attention_weights
 from bertjax.sharding import (
     ACT_B,
     ACT_BSF,
-    ACT_NBSHK,
+    ACT_BSNHK,
     DOWN_FD,
     EMBED_VD,
     OUT_HKD,
@@ -109,7 +109,7 @@ class Block(nnx.Module):
     def __init__(self, c: ModelConfig, *, rngs: nnx.Rngs):
         head_width = c.width // c.heads
         self.qkv = nnx.Einsum(
-            "BSD,NDHK->NBSHK",
+            "BSD,NDHK->BSNHK",
             (3, c.width, c.heads, head_width),
             (3, c.heads, head_width),
             **layers.weights(c, QKV_NDHK, QKV_BIAS_NHK),
@@ -126,7 +126,7 @@ class Block(nnx.Module):
 
     def attention_inputs(self, x_BSD: jax.Array, _layer: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, None]:
         """Returns (q_BSHK, k_BSHK, v_BSHK, reach), what `attention` takes; every layer reaches everywhere."""
-        q_BSHK, k_BSHK, v_BSHK = self.qkv(x_BSD, out_sharding=ACT_NBSHK)
+        q_BSHK, k_BSHK, v_BSHK = jnp.unstack(self.qkv(x_BSD, out_sharding=ACT_BSNHK), axis=2)
         return q_BSHK, k_BSHK, v_BSHK, None
 
     def __call__(

@@ -15,7 +15,7 @@ from flax import nnx
 from bertjax.config import ModelConfig
 from bertjax.model import layers
 from bertjax.model.attention import attention
-from bertjax.sharding import ACT_B, ACT_NBSF, ACT_NBSHK, DOWN_FD, EMBED_VD, OUT_HKD, QKV_DNHK, UP_DNF
+from bertjax.sharding import ACT_B, ACT_BSNF, ACT_BSNHK, DOWN_FD, EMBED_VD, OUT_HKD, QKV_DNHK, UP_DNF
 
 
 class Embeddings(nnx.Module):
@@ -40,11 +40,11 @@ class Block(nnx.Module):
         head_width = c.width // c.heads
         self.attention_norm = layers.LayerNorm(c, rngs=rngs)
         self.qkv = nnx.Einsum(
-            "BSD,DNHK->NBSHK", (c.width, 3, c.heads, head_width), **layers.weights(c, QKV_DNHK), rngs=rngs
+            "BSD,DNHK->BSNHK", (c.width, 3, c.heads, head_width), **layers.weights(c, QKV_DNHK), rngs=rngs
         )
         self.out = nnx.Einsum("BSHK,HKD->BSD", (c.heads, head_width, c.width), **layers.weights(c, OUT_HKD), rngs=rngs)
         self.mlp_norm = layers.LayerNorm(c, rngs=rngs)
-        self.up = nnx.Einsum("BSD,DNF->NBSF", (c.width, 2, c.mlp_width), **layers.weights(c, UP_DNF), rngs=rngs)
+        self.up = nnx.Einsum("BSD,DNF->BSNF", (c.width, 2, c.mlp_width), **layers.weights(c, UP_DNF), rngs=rngs)
         self.down = nnx.Linear(c.mlp_width, c.width, use_bias=False, **layers.weights(c, DOWN_FD), rngs=rngs)
         self.c = c
 
@@ -53,7 +53,7 @@ class Block(nnx.Module):
         c, positions = self.c, x_BSD.shape[1]
         is_global = layer % c.global_every == 0
         read_BSD = jnp.where(layer == 0, x_BSD, self.attention_norm(x_BSD))
-        q_BSHK, k_BSHK, v_BSHK = self.qkv(read_BSD, out_sharding=ACT_NBSHK)
+        q_BSHK, k_BSHK, v_BSHK = jnp.unstack(self.qkv(read_BSD, out_sharding=ACT_BSNHK), axis=2)
         far, near = (rotations(positions, c.width // c.heads, theta) for theta in (c.rope_theta, c.local_rope_theta))
         cos_SK, sin_SK = jnp.where(is_global, far, near)
         reach = jnp.where(is_global, positions, c.local_window // 2)
@@ -76,7 +76,7 @@ class Block(nnx.Module):
         o_BSHK = attention(q_BSHK, k_BSHK, v_BSHK, spans_BS, key=weights_key, reach=reach, **how)
         o_BSD = self.out(o_BSHK, out_sharding=ACT_B)
         x_BSD = x_BSD + layers.dropout(o_BSD, c.attention_dropout, attention_key)
-        h_BSF, gate_BSF = self.up(self.mlp_norm(x_BSD), out_sharding=ACT_NBSF)
+        h_BSF, gate_BSF = jnp.unstack(self.up(self.mlp_norm(x_BSD), out_sharding=ACT_BSNF), axis=2)
         h_BSF = layers.dropout(layers.gelu(h_BSF, c) * gate_BSF, c.dropout, mlp_key)
         return x_BSD + self.down(h_BSF, out_sharding=ACT_B)
 
