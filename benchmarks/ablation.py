@@ -75,6 +75,7 @@ def variants(c: Config) -> dict[str, Variant]:
         "fused_qkv": Variant(change=separate_qkv),
         "padded_vocabulary": Variant(change=exact_vocabulary),
         "half_words": Variant(change=whole_words),
+        "gelu_by_erf": Variant(change=gelu_by_erfc),
         "donation": Variant(donate=False),
         "kept_memory": Variant(change=plain_allocator),
         "layers": Variant({"model": {"unroll_layers": not c.model.unroll_layers}}),
@@ -132,6 +133,11 @@ def whole_words() -> None:
         return jnp.where(keep, x.astype(jnp.float32) / (1 - rate), 0).astype(x.dtype)
 
     setattr(layers, "dropout", dropout)  # noqa: B010
+
+
+def gelu_by_erfc() -> None:
+    """Takes JAX's GELU, in the dtype of what comes in."""
+    setattr(layers, "gelu", lambda x, c: jax.nn.gelu(x, approximate=c.gelu == "tanh"))  # noqa: B010
 
 
 def plain_allocator() -> None:

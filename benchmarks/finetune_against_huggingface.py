@@ -32,6 +32,7 @@ from bertjax import backend, pretrained
 from bertjax.config import FinetuneConfig, OptimizerConfig, TaskDataConfig, TaskTrainConfig
 from bertjax.errors import UserError, reported
 from bertjax.tasks import classification, conll, tagging
+from bertjax.tasks.task import drawn
 from bertjax.training import optimizers
 
 IGNORED = -100  # the label that PyTorch's cross entropy leaves out
@@ -51,6 +52,8 @@ class Arguments:
     """Sentences of film reviews, accuracy; or named entities, F1."""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     """Each trains a run of either."""
+    examples: int | None = None
+    """Training examples, drawn anew for each seed; None takes all."""
     epochs: int = 3
     """Times that every example is read."""
     batch_size: int = 32
@@ -90,7 +93,12 @@ def make_config(a: Arguments) -> FinetuneConfig:
             task="classification" if a.task == "sst2" else "tagging",
             init_from=a.init_from,
             data=TaskDataConfig(
-                train=train, validation=validation, seq_len=a.seq_len, stride=a.seq_len // 2, **columns
+                train=train,
+                validation=validation,
+                seq_len=a.seq_len,
+                stride=a.seq_len // 2,
+                examples=a.examples,
+                **columns,
             ),
             optimizer=OptimizerConfig(peak_lr=a.peak_lr, warmup_steps=None),
             train=TaskTrainConfig(epochs=a.epochs, batch_size=a.batch_size, precision=a.precision),
@@ -106,9 +114,14 @@ def _file(folder: Path, name: str) -> str:
     return str(found[0])
 
 
-def our_run(c: FinetuneConfig, seed: int, workdir: Path) -> float:
+def with_seed(c: FinetuneConfig, seed: int) -> FinetuneConfig:
+    """Returns the config of this seed's run."""
+    return dataclasses.replace(c, train=dataclasses.replace(c.train, seed=seed))
+
+
+def our_run(c: FinetuneConfig, workdir: Path) -> float:
     """Returns the figure of the best epoch of `finetune.run`."""
-    figures = finetune.run(dataclasses.replace(c, train=dataclasses.replace(c.train, seed=seed)), workdir)
+    figures = finetune.run(c, workdir)
     return figures["accuracy" if c.task == "classification" else "f1"]
 
 
@@ -120,6 +133,7 @@ def material(c: FinetuneConfig, folder: Path) -> Material:
 
 def _sentences(c: FinetuneConfig, folder: Path, tokenizer: Any) -> Material:
     parts = [classification.read_examples(path, classification.columns_of(c.data)) for path in _files(c)]
+    parts[0] = drawn(parts[0], c.data.examples, c.train.seed)
     names = classification.label_names(parts[0])
     number = {name: i for i, name in enumerate(names)}
 
@@ -139,6 +153,7 @@ def _sentences(c: FinetuneConfig, folder: Path, tokenizer: Any) -> Material:
 
 def _tags(c: FinetuneConfig, folder: Path, tokenizer: Any) -> Material:
     parts = [conll.read_sentences(path, 0, 1, tags_required=True) for path in _files(c)]
+    parts[0] = drawn(parts[0], c.data.examples, c.train.seed)
     names = tagging.tag_names(parts[0])
     rows, words = [], []
     for sentences in parts:
@@ -186,8 +201,8 @@ def collate(rows: Sequence[Row], pad_id: int) -> dict[str, torch.Tensor]:
 class Loop:
     """A plain PyTorch loop: model, optimizer, step."""
 
-    def __init__(self, made: Material, c: FinetuneConfig, seed: int, steps: int, *, bfloat16: bool):
-        torch.manual_seed(seed)
+    def __init__(self, made: Material, c: FinetuneConfig, steps: int, *, bfloat16: bool):
+        torch.manual_seed(c.train.seed)
         self.model: Any = made.model().to(DEVICE)
         decays = {True: c.optimizer.weight_decay, False: 0.0}
         groups: dict[bool, list[Any]] = {True: [], False: []}
@@ -232,12 +247,12 @@ class Loop:
         return found
 
 
-def their_run(c: FinetuneConfig, folder: Path, seed: int, *, bfloat16: bool) -> float:
+def their_run(c: FinetuneConfig, folder: Path, *, bfloat16: bool) -> float:
     """Returns the figure of the best epoch of the PyTorch loop."""
     made = material(c, folder)
     per_epoch = -(-len(made.train) // c.train.batch_size)
-    loop = Loop(made, c, seed, c.train.epochs * per_epoch, bfloat16=bfloat16)
-    draw, best = np.random.default_rng(seed), 0.0
+    loop = Loop(made, c, c.train.epochs * per_epoch, bfloat16=bfloat16)
+    draw, best = np.random.default_rng(c.train.seed), 0.0
     for _ in range(c.train.epochs):
         order = draw.permutation(len(made.train))
         for start in range(0, len(order), c.train.batch_size):
@@ -252,7 +267,7 @@ def bfloat16_is_faster(c: FinetuneConfig, folder: Path) -> bool:
     made = material(c, folder)
     seconds = {}
     for bfloat16 in (False, True):
-        loop = Loop(made, c, 0, TRIAL + 2, bfloat16=bfloat16)
+        loop = Loop(made, c, TRIAL + 2, bfloat16=bfloat16)
         batch = collate(made.train[: c.train.batch_size], loop.model.config.pad_token_id)
         times = [timed(functools.partial(loop.step, batch))[1] for _ in range(TRIAL + 2)]
         seconds[bfloat16] = statistics.median(times[2:])
@@ -279,8 +294,9 @@ def compare(a: Arguments) -> dict[str, Any]:
         bfloat16 = bfloat16_is_faster(c, folder)
         ours, theirs = [], []
         for seed in a.seeds:
-            ours.append(timed(functools.partial(our_run, c, seed, Path(directory) / f"seed{seed}")))
-            theirs.append(timed(functools.partial(their_run, c, folder, seed, bfloat16=bfloat16)))
+            of_seed = with_seed(c, seed)
+            ours.append(timed(functools.partial(our_run, of_seed, Path(directory) / f"seed{seed}")))
+            theirs.append(timed(functools.partial(their_run, of_seed, folder, bfloat16=bfloat16)))
             print(f"seed {seed}: ours {ours[-1]}, theirs {theirs[-1]}", file=sys.stderr, flush=True)
     found = {"ours": summary(ours), "theirs": summary(theirs) | {"precision": "bfloat16" if bfloat16 else "float32"}}
     return (

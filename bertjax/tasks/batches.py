@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-SHORTEST = 32  # positions; below, a batch costs little more than its dispatch
+SHORTEST = 16  # positions; below, a batch costs little more than its dispatch
 _HIDING = 1  # keeps these draws apart from those of the order
 
 
@@ -49,7 +49,7 @@ class Choice(NamedTuple):
 
 
 def padded_lengths(seq_len: int) -> list[int]:
-    """Returns the lengths that batches are padded to: doubling from 32, then `seq_len`."""
+    """Returns the lengths that batches are padded to: doubling from 16, then `seq_len`."""
     lengths = [SHORTEST]
     while lengths[-1] < seq_len:
         lengths.append(2 * lengths[-1])

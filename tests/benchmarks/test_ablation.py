@@ -46,7 +46,7 @@ def test_three_products_and_a_head_at_every_position_give_the_same(monkeypatch: 
     assert figures_of(c, batch) == pytest.approx(wanted, rel=1e-5)
 
 
-def test_a_vocabulary_without_padding_and_dropout_by_whole_words_compute_the_like(
+def test_a_vocabulary_without_padding_another_gelu_and_dropout_by_whole_words_compute_the_like(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     batch = made_up_batch(SMALL.data, 4, vocab_size=60, lengths=(9, 20))
@@ -54,6 +54,9 @@ def test_a_vocabulary_without_padding_and_dropout_by_whole_words_compute_the_lik
     monkeypatch.setattr(encoder, "VOCAB_MULTIPLE", encoder.VOCAB_MULTIPLE)  # to be put back
     ablation.exact_vocabulary()
     assert encoder.padded_vocab_size(SMALL.model) == 60
+    assert figures_of(SMALL, batch)["mlm_loss"] == pytest.approx(wanted["mlm_loss"], rel=1e-5)
+    monkeypatch.setattr(layers, "gelu", layers.gelu)
+    ablation.gelu_by_erfc()
     assert figures_of(SMALL, batch)["mlm_loss"] == pytest.approx(wanted["mlm_loss"], rel=1e-5)
     monkeypatch.setattr(layers, "dropout", layers.dropout)
     ablation.whole_words()

@@ -17,9 +17,9 @@ LENGTHS = np.random.default_rng(0).integers(3, 129, 333)
 
 
 def test_padded_lengths() -> None:
-    assert padded_lengths(128) == [32, 64, 128]
-    assert padded_lengths(100) == [32, 64, 100]
-    assert padded_lengths(16) == [16]
+    assert padded_lengths(128) == [16, 32, 64, 128]
+    assert padded_lengths(100) == [16, 32, 64, 100]
+    assert padded_lengths(12) == [12]
 
 
 @pytest.mark.parametrize("epoch", range(3))
@@ -34,7 +34,7 @@ def test_an_epoch_has_every_example_once(batch_size: int, epoch: int) -> None:
 def test_no_batch_is_longer_than_it_must_be() -> None:
     for indices, length in epoch_batches(LENGTHS, 8, 128, seed=1, epoch=0):
         assert LENGTHS[indices].max() <= length
-        assert length == min(size for size in (32, 64, 128) if LENGTHS[indices].max() <= size)
+        assert length == min(size for size in (16, 32, 64, 128) if LENGTHS[indices].max() <= size)
     lengths = [length for _, length in epoch_batches(LENGTHS, 8, 128, seed=1, epoch=0)]
     assert 8 * sum(lengths) < 0.8 * 128 * 333
     assert lengths != sorted(lengths)
@@ -52,8 +52,8 @@ def test_an_epoch_is_a_function_of_seed_and_epoch() -> None:
 
 def test_evaluation_keeps_the_order_within_a_length() -> None:
     batches = evaluation_batches(np.array([5, 40, 6, 7, 41, 100]), 2, 128)
-    assert [(b.indices.tolist(), b.length) for b in batches] == [([0, 2], 32), ([3, 1], 64), ([4, 5], 128)]
-    assert evaluation_batches(np.array([5, 6, 7]), 2, 128)[-1].length == 32
+    assert [(b.indices.tolist(), b.length) for b in batches] == [([0, 2], 16), ([3, 1], 64), ([4, 5], 128)]
+    assert evaluation_batches(np.array([5, 6, 7]), 2, 128)[-1].length == 16
 
 
 def test_a_batch_by_hand() -> None:
