@@ -8,6 +8,7 @@ import importlib.util
 import logging
 import os
 import platform
+import re
 import sys
 import warnings
 from pathlib import Path
@@ -29,14 +30,14 @@ def start() -> None:
     """Turns the persistent compilation cache on, so that the second start of a run compiles little or nothing.
 
     Where there is no accelerator it also lets the process keep the memory that it frees, and XLA take oneDNN's
-    products.
+    products. Programs with those cannot be cached: there every start compiles the step.
     """
     if jax.config.values["jax_compilation_cache_dir"] is None:
         jax.config.update("jax_compilation_cache_dir", str(cache.directory() / "compiled"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     # Orbax logs what it also raises, with tracebacks; what a user must know of it, bertjax says in a line.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
-    if _only_cpus():
+    if only_cpus():
         _keep_freed_memory()
         if has_onednn():
             os.environ["XLA_FLAGS"] = f"{ONEDNN} {os.environ.get('XLA_FLAGS', '')}".strip()  # the last flag counts
@@ -47,10 +48,11 @@ def start() -> None:
 def fastest_precision(device: jax.Device) -> Literal["float32", "bfloat16"]:
     """Returns what matrix products are faster in: bfloat16 wherever processor and compiler have it."""
     if device.platform == "gpu":
-        from_ampere_on = float(getattr(device, "compute_capability", 0)) >= 8
-        return "bfloat16" if from_ampere_on else "float32"
+        capability = str(getattr(device, "compute_capability", ""))  # NVIDIA's 8.0 and on is Ampere; AMD's is gfx90a
+        before_ampere = re.fullmatch(r"[0-7]\.\d+", capability)
+        return "float32" if before_ampere else "bfloat16"
     if device.platform == "cpu":
-        return "bfloat16" if has_onednn() and _processor_has_bfloat16() else "float32"
+        return "bfloat16" if _takes_onednn() and _processor_has_bfloat16() else "float32"
     return "bfloat16"
 
 
@@ -59,13 +61,19 @@ def has_onednn() -> bool:
     return (0, 12) <= jax.version.__version_info__[:2] < (0, 13) and platform.machine() == "x86_64"
 
 
+def _takes_onednn() -> bool:
+    """Whether XLA was told to take oneDNN's products, without which bfloat16 is slower; the last flag counts."""
+    values = re.findall(r"--xla_cpu_experimental_onednn_custom_call=(\w+)", os.environ.get("XLA_FLAGS", ""))
+    return bool(values) and values[-1] == "true"
+
+
 def _processor_has_bfloat16() -> bool:
     path = Path("/proc/cpuinfo")
     words = set(path.read_text().split()) if path.exists() else set()
     return bool(words & {"avx512_bf16", "amx_bf16"})
 
 
-def _only_cpus() -> bool:
+def only_cpus() -> bool:
     """Tells it without starting jax's backend, whose threads would bring their own heaps before they are forbidden."""
     if platforms := jax.config.values["jax_platforms"]:
         return bool(platforms == "cpu")

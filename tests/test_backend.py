@@ -62,13 +62,15 @@ def test_products_are_onednns_where_there_are_only_cpus_and_the_users_flags_coun
         ({"platform": "cpu"}, False, True, "float32"),
         ({"platform": "gpu", "compute_capability": "9.0"}, False, False, "bfloat16"),
         ({"platform": "gpu", "compute_capability": "7.5"}, False, False, "float32"),
+        ({"platform": "gpu", "compute_capability": "10.3"}, False, False, "bfloat16"),
+        ({"platform": "gpu", "compute_capability": "gfx90a"}, False, False, "bfloat16"),  # AMD's
         ({"platform": "tpu"}, False, False, "bfloat16"),
     ],
 )
 def test_bfloat16_is_taken_where_it_is_faster(
     device: dict[str, str], onednn: bool, processor: bool, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(backend, "has_onednn", lambda: onednn)
+    monkeypatch.setenv("XLA_FLAGS", backend.ONEDNN if onednn else backend.ONEDNN.replace("true", "false"))
     monkeypatch.setattr(backend, "_processor_has_bfloat16", lambda: processor)
     made: Any = SimpleNamespace(**device)
     assert backend.fastest_precision(made) == precision
