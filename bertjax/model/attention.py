@@ -39,7 +39,7 @@ def attention(
         positions=q_BSHK.shape[1],
         head_width=q_BSHK.shape[3],
         dtype=q_BSHK.dtype.name,
-        dropout=0.0 if key is None else dropout,
+        dropout=dropout,  # also where key is None: evaluation is computed as the training that it is about
         most_spans=most_spans,
         local=reach is not None,
     )

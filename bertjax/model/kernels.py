@@ -1,6 +1,8 @@
 """Attention by kernels that never hold the weights: which there are for a backend and a shape, and how they are called.
 
 None of them drops weights, and none has ModernBERT's local windows; there the reference in model/attention.py computes.
+All are unmeasured, for want of an accelerator. Splash is compiled for TPUs (docs/plan.md), cuDNN's calls are lowered
+for GPUs by the tests; `python -m benchmarks.ablation --only kernel` measures what a kernel is worth.
 """
 
 from __future__ import annotations
@@ -98,7 +100,7 @@ def _obstacle_for_splash(case: Case) -> str | None:
 
 
 def _obstacle_for_cudnn(case: Case) -> str | None:
-    if not case.device_kind.startswith("NVIDIA"):  # GPUs before 2018 have other names, those of AMD, too
+    if not case.device_kind.startswith("NVIDIA"):  # those of AMD have other names
         return f"runs on NVIDIA GPUs, not on {case.device_kind}"
     if case.dtype not in ("bfloat16", "float16"):
         return f"computes in bfloat16, not in {case.dtype}"

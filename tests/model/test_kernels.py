@@ -226,6 +226,16 @@ def test_auto_takes_the_kernel_of_the_backend_where_it_can(case: kernels.Case, c
     assert kernels.choose("splash", case) == ("splash" if chosen == "splash" else "xla")
 
 
+def test_evaluation_is_computed_as_the_training_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a key nothing is dropped, but what was announced, and checked, is what computes."""
+    cases: list[kernels.Case] = []
+    choose = kernels.choose
+    monkeypatch.setattr(kernels, "choose", lambda asked, case: cases.append(case) or choose(asked, case))
+    x_BSHK = jnp.ones((1, 2, 1, 4))
+    attention(x_BSHK, x_BSHK, x_BSHK, jnp.ones((1, 2), jnp.int32), dropout=0.1, key=None, kernel="auto")
+    assert [case.dropout for case in cases] == [0.1]
+
+
 @pytest.mark.parametrize(
     ("c", "message"),
     [
