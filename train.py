@@ -160,7 +160,11 @@ def within_budget(
     Raises: UserError if none do.
     """
     if (folder.files / "config.json").exists():
-        return c.with_steps(runs.read_config(folder.files, Config).train.steps)
+        steps = runs.read_config(folder.files, Config).train.steps
+        try:
+            return c.with_steps(steps)
+        except ValueError as error:  # a profile that is asked for beyond them
+            raise UserError(f"{folder.path} has the {steps} steps that its budget gave: {error}") from error
     make_model, optimizer, _, _ = make_pretraining(c, next_sentence=corpora[0].next_sentence)
     works = [make_work(phase, mesh) for phase in make_phases(c, corpora)]
     speed = budget.measure(

@@ -90,7 +90,8 @@ class ModelConfig:
     position_offset: int = 0
     """Rows of the position table before that of the first token; RoBERTa's has 2 that are never used."""
     unroll_layers: bool = free(False)
-    """True compiles every block by itself: slower to compile, often faster to run, same result to rounding."""
+    """True compiles every block by itself: slower to compile, on some devices faster to run (docs/log.md). Same result
+    to rounding."""
     attention: Literal["auto", "xla", "cudnn", "splash"] = free("auto")
     """What computes attention: XLA; a kernel of cuDNN on NVIDIA GPUs, or splash on TPUs, neither of which drops weights
     (attention_dropout=0); `auto` takes the kernel where it can. Same result to rounding."""
@@ -261,8 +262,8 @@ class TrainConfig:
     microbatches: int = free(1)
     """Parts of a batch that are computed one after the other, to save memory; the means are over the whole batch."""
     prng: Prng = "threefry2x32"
-    """Of the dropout. The others are faster on TPUs, but their numbers depend on the mesh, and they are not drawn in
-    parts: measure the memory."""
+    """Of the dropout. The others are said to be faster on TPUs (unmeasured here), but their numbers depend on the mesh,
+    and they are not drawn in parts: measure the memory."""
     eval_every: int = free(1000)
     """Steps between evaluations on the held-out documents; also at the last step."""
     eval_rows: int = free(4096)

@@ -209,6 +209,9 @@ def test_a_budget_is_measured_once_and_the_run_is_that_of_its_steps(
     monkeypatch.setattr(budget, "measure", lambda *_: pytest.fail("measured again"))
     train.run(c, tmp_path / "run")
     assert runs.read_config(tmp_path / "run", Config).train == dataclasses.replace(c.train, steps=24)
+    late = dataclasses.replace(c, train=dataclasses.replace(c.train, profile_from=30))
+    with pytest.raises(UserError, match="has the 24 steps that its budget gave: profile_from=30"):
+        train.run(late, tmp_path / "run")
     with pytest.raises(UserError, match=r"train\.budget was '4m', now '5m'"):
         train.run(dataclasses.replace(c, train=dataclasses.replace(c.train, budget="5m")), tmp_path / "run")
     with pytest.raises(UserError, match=r"train\.budget was None, now '4m'"):

@@ -83,15 +83,17 @@ def make_train_step(
         return jax.value_and_grad(loss_of, has_aux=True)(params, batch, key)
 
     def accumulated(params: Params, batch: Batch, key: jax.Array) -> tuple[tuple[jax.Array, Sums], Params]:
+        # Cast once, not in every part; what the parts' gradients add up in stays float32.
+        cast = in_precision(params, precision)
         # Only the weights are used, which follow from the batch: XLA drops the rest of this forward pass.
-        weights = {name: weight for name, (_, weight) in loss_of(params, batch, None)[1].items()}
+        weights = {name: weight for name, (_, weight) in loss_of(cast, batch, None)[1].items()}
 
         def part_of(params: Params, part: Batch, key: jax.Array) -> tuple[jax.Array, Sums]:
             sums = loss_of(params, part, key)[1]
             return objective(sums, weights), sums
 
         def add(so_far: tuple[Sums, Params], part: tuple[Batch, jax.Array]) -> tuple[tuple[Sums, Params], None]:
-            (_, sums), grads = jax.value_and_grad(part_of, has_aux=True)(params, *part)
+            (_, sums), grads = jax.value_and_grad(part_of, has_aux=True)(cast, *part)
             return jax.tree.map(jnp.add, so_far, (sums, grads)), None
 
         nothing = {name: (jnp.float32(0), jnp.float32(0)) for name in weights}
