@@ -5,7 +5,7 @@
 The step as the config has it, without --config that of `benchmarks.train_step`, and variants of it take turns, each in
 a process of its own. Prints a JSON line for each: real tokens a second, beside the default's of the same turns, and
 `gain`, how many times faster the default is. Kernels for attention do not drop its weights: `kernel` is XLA's without
-that, to be seen beside `attention_dropout`. On CPUs the XLA flags that may matter there are variants, too.
+that, to be seen beside `attention_dropout`. The XLA flags that may matter on the backend are variants, too.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import tyro
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec
 
@@ -26,7 +25,7 @@ from benchmarks.our_step import Change, our_step
 from benchmarks.result import print_result
 from benchmarks.rows import with_every_position
 from benchmarks.train_step import Measured, read_batch, shape
-from bertjax import backend
+from bertjax import backend, command_line
 from bertjax.config import Config
 from bertjax.data.batches import Batch
 from bertjax.errors import UserError, reported
@@ -44,6 +43,11 @@ class Arguments(Measured):
     """Names of variants; none takes all."""
     together: int = 3
     """Variants that take turns with the default at a time; each process holds a model."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.together < 1:
+            raise ValueError(f"together={self.together} is less than 1; use 1 or more")
 
 
 class Variant(NamedTuple):
@@ -66,10 +70,13 @@ CPU_FLAGS = {
 }
 """Those that jax 0.10 and 0.12 both know; `onednn` is without it where it is on by default."""
 
+GPU_FLAGS = {"triton_gemm": "--xla_gpu_enable_triton_gemm=false", "cublaslt": "--xla_gpu_enable_cublaslt=true"}
+
 
 def variants(c: Config) -> dict[str, Variant]:
     """Returns them by name; those that are as the config has it are left out."""
     other = "bfloat16" if c.train.precision == "float32" else "float32"
+    of_backend = CPU_FLAGS if backend.only_cpus() else GPU_FLAGS
     found = {
         "gather": Variant(every_position=True),
         "fused_qkv": Variant(change=separate_qkv),
@@ -85,7 +92,7 @@ def variants(c: Config) -> dict[str, Variant]:
         "dropout": Variant({"model": {"dropout": 0.0, "attention_dropout": 0.0}}),
         **{f"remat_{way}": Variant({"model": {"remat": way}}) for way in ("none", "products", "block")},
         **{f"prng_{name}": Variant({"train": {"prng": name}}) for name in ("threefry2x32", "rbg", "unsafe_rbg")},
-        **{name: Variant(environment={"XLA_FLAGS": flags(flag)}) for name, flag in CPU_FLAGS.items()},
+        **{name: Variant(environment={"XLA_FLAGS": flags(flag)}) for name, flag in of_backend.items()},
     }
     if c.model.family != "bert":
         del found["fused_qkv"]
@@ -174,7 +181,7 @@ def measure(a: Arguments) -> Iterator[dict[str, Any]]:
 
 def main() -> None:
     """The command."""
-    a = tyro.cli(Arguments, description=__doc__, config=(tyro.conf.FlagConversionOff,))
+    a = command_line.arguments_of(Arguments, __doc__ or "")
     with reported():
         for row in measure(a):
             print_result("ablation", row, "jax", "flax")

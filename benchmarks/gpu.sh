@@ -39,6 +39,7 @@ if [ "$small" ]; then
     tiny=(--model.layers=1 --model.width=32 --model.heads=2 --model.mlp_width=64 --train.precision=float32)
     compared=(--rounds=1 --turn_seconds=0.01 --against=huggingface --precisions float32 --ways eager)
     ablated=(--rounds=1 --turn_seconds=0.01) techniques=(--only gather)
+    packed=(--pairs_per_row=2 --model.attention_dropout=0)
     sizes=(base) lengths=(32)
     run=(--train.steps=20 --train.batch_size=8 --train.eval_every=10 --train.eval_rows=16
         --optimizer.warmup_steps=None --train.profile_from=5 --train.profile_steps=2)
@@ -50,6 +51,7 @@ else
     tiny=()
     compared=(--against=huggingface --precisions bfloat16)
     ablated=() techniques=()
+    packed=(--pairs_per_row=2 --model.attention_dropout=0 --model.attention=cudnn)
     sizes=(base large) lengths=(128 512)
     # About 15 minutes of BERT-base on one H200, at 600,000 tokens a second.
     run=(--train.steps=16000 --train.batch_size=256 --train.eval_every=2000 --checkpoint.save_every=4000
@@ -75,22 +77,26 @@ def get_config():
     return dataclasses.replace(runpy.run_path("configs/bert_base.py")["get_config"](), phases=())
 PYTHON
 
-# 1. The step, beside Hugging Face's: rows that are full, and rows of a long and a short pair, which it reads one by one.
+# 1. The step, beside Hugging Face's: rows that are full, with all of the paper's dropout; and packed rows of a long and a
+# short pair, which Hugging Face reads one by one, without dropout of attention's weights, so by the kernel. What the
+# kernel is worth in both is told without Hugging Face.
 for size in "${sizes[@]}"; do
     for length in "${lengths[@]}"; do
         step=("$python" -m benchmarks.train_step "--config=configs/bert_$size.py" "${tiny[@]}"
             "--data.seq_len=$length" "--data.max_predictions=$((length * 15 / 100 + 1))"
             "--train.batch_size=$(rows_of "$size" "$length")" "${compared[@]}")
         measured "step-$size-$length" "${step[@]}"
-        measured "step-$size-$length-packed" "${step[@]}" --pairs_per_row=2 \
+        measured "step-$size-$length-packed" "${step[@]}" "${packed[@]}" --lengths $((length * 3 / 4)) $((length / 4))
+        kernel=("$python" -m benchmarks.ablation "--config=configs/bert_$size.py" "${tiny[@]}"
+            "--data.seq_len=$length" "--data.max_predictions=$((length * 15 / 100 + 1))"
+            "--train.batch_size=$(rows_of "$size" "$length")" "${ablated[@]}" --only kernel)
+        measured "kernel-$size-$length" "${kernel[@]}" --model.attention_dropout=0
+        measured "kernel-$size-$length-packed" "${kernel[@]}" "${packed[@]}" \
             --lengths $((length * 3 / 4)) $((length / 4))
     done
 done
 measured ablation "$python" -m benchmarks.ablation --config=configs/bert_base.py "${tiny[@]}" \
     "--data.seq_len=${lengths[0]}" "--train.batch_size=$(rows_of base "${lengths[0]}")" "${ablated[@]}" "${techniques[@]}"
-measured ablation-attention "$python" -m benchmarks.ablation --config=configs/bert_base.py "${tiny[@]}" \
-    "--data.seq_len=${lengths[-1]}" "--train.batch_size=$(rows_of base "${lengths[-1]}")" "${ablated[@]}" \
-    --only attention_dropout kernel
 
 # 2. A pretraining, of which some steps are profiled, what it is worth when it is fine-tuned, and how quick it is in use.
 measured prepare "$python" -c "from bertjax.cli import main; main()" prepare "$text" --output "$out/corpus" --vocab "$vocab" \

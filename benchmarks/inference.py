@@ -21,7 +21,7 @@ import tyro
 
 import bertjax
 from benchmarks.result import print_result
-from bertjax import backend
+from bertjax import backend, command_line
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import UserError, reported
 
@@ -38,6 +38,10 @@ class Arguments:
     """Numbers of texts in a call."""
     repeats: int = 20
     """Calls that are timed."""
+
+    def __post_init__(self) -> None:
+        if self.repeats < 1:
+            raise ValueError(f"repeats={self.repeats} gives no time; use 1 or more")
 
 
 def make_texts(tokenizer: Tokenizer, length: int, number: int) -> list[str]:
@@ -89,7 +93,7 @@ def measure(a: Arguments) -> dict[str, Any]:
 def main() -> None:
     """The command."""
     backend.start()
-    a = tyro.cli(Arguments, description=__doc__)
+    a = command_line.arguments_of(Arguments, __doc__ or "")
     with reported():
         print_result("inference", measure(a), "jax", "flax")
 

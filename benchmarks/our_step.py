@@ -16,6 +16,7 @@ from benchmarks.alternation import Trial
 from bertjax import backend, sharding
 from bertjax.config import Config
 from bertjax.data.batches import Batch
+from bertjax.model import kernels
 from bertjax.training import step
 from bertjax.training.metrics import peak_flops
 from bertjax.training.pretraining import make_pretraining
@@ -35,6 +36,8 @@ def our_step(c: Config, batch: Batch, next_sentence: bool, change: Change | None
     if c.train.precision == "auto":
         precision = backend.fastest_precision(mesh.devices.flat[0])
         c = dataclasses.replace(c, train=dataclasses.replace(c.train, precision=precision))
+    (_, positions), (_, pairs) = batch["ids"].shape, batch["cls"].shape
+    attention = kernels.check(c.model, mesh, positions=positions, dtype=c.train.precision, most_spans=pairs)
     run = make_pretraining(c, next_sentence=next_sentence)
     train_step: Any = run.train_step if donate else jax.jit(getattr(run.train_step, "__wrapped__"))  # noqa: B009
     state = step.first_state(step.fresh_params(run.make_model, c.train.seed), run.optimizer)
@@ -63,6 +66,7 @@ def our_step(c: Config, batch: Batch, next_sentence: bool, change: Change | None
     def facts() -> dict[str, Any]:
         return {
             "device": f"{mesh.size} x {mesh.devices.flat[0].device_kind}",
+            "attention": attention,
             "peak_flops": peak_flops(),
             "compile_seconds": compile_seconds,
             "host_seconds": statistics.median(dispatch() for _ in range(10)),

@@ -19,14 +19,13 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import tyro
 
 import train
 from benchmarks.alternation import Contender, Trial, alternate, ratio
 from benchmarks.our_step import our_step
 from benchmarks.result import print_result
 from benchmarks.train_step import Measured, read_batch, shape
-from bertjax import backend
+from bertjax import backend, command_line
 from bertjax.config import Config
 from bertjax.errors import UserError, reported
 from bertjax.training import budget
@@ -110,7 +109,7 @@ def measure(a: Measured) -> dict[str, Any]:
 
 def main() -> None:
     """The command."""
-    a = tyro.cli(Measured, description=__doc__, config=(tyro.conf.FlagConversionOff,))
+    a = command_line.arguments_of(Measured, __doc__ or "")
     with reported():
         print_result("overhead", measure(a), "jax", "flax")
 

@@ -9,10 +9,10 @@ autocast, with PyTorch's fused AdamW; packed pairs it reads one in a row, padded
 of its own, and they take turns. Prints a JSON line.
 
 A step's `seconds` are the median and the fastest of the turns, the device never waited for within one. `host_seconds`
-are Python's: from the call of the step, on an idle device, until it returns with the device at work. The share of the
-peak, `mfu`, is by bertjax/training/flops.py, of the maker's figure, or, where there is none, as for CPUs, of the most
-that products of large matrices reached in that precision in turns of the same run. `gigabytes` are the most memory of
-the device, on CPUs of the process. The ratios are medians over the rounds.
+are Python's: from the call of the step, on an idle device, until it returns with the device at work. `attention` is
+what computes it. The share of the peak, `mfu`, is by bertjax/training/flops.py, of the maker's figure, or, where there
+is none, as for CPUs, of the most that products of large matrices reached in that precision in turns of the same run.
+`gigabytes` are the most memory of the device, on CPUs of the process. The ratios are medians over the rounds.
 """
 
 from __future__ import annotations
@@ -72,6 +72,11 @@ class Measured:
     turn_seconds: float = 4.0
     """About how long a turn is; at least a step."""
 
+    def __post_init__(self) -> None:
+        for name in ("rounds", "pairs_per_row"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} is less than 1; use 1 or more")
+
 
 @dataclasses.dataclass(frozen=True)
 class Arguments(Measured):
@@ -119,11 +124,13 @@ def measure(a: Arguments) -> dict[str, Any]:
         contenders |= theirs
     timings = alternate(contenders, rounds=a.rounds, turn_seconds=a.turn_seconds)
     found |= shape(c, batch)
-    peaks = {str(precision): best_products(timings, precision) for precision in PRECISIONS}
-    found["products_tflops"] = {precision: peak / 1e12 for precision, peak in peaks.items() if peak}
+    products = {str(precision): best_products(timings, precision) for precision in PRECISIONS}
+    found["products_tflops"] = {precision: reached / 1e12 for precision, reached in products.items() if reached}
+    makers = next((peak for timing in timings.values() if (peak := timing.facts.get("peak_flops"))), None)
     for name, timing in timings.items():
         if "products" not in name:
-            found[name] = figures(timing, found["tokens"], found["flop"], peaks[name.rpartition("_")[2]])
+            peak = makers or products[name.rpartition("_")[2]]
+            found[name] = figures(timing, found["tokens"], found["flop"], peak)
     return found | ratios(timings)
 
 
@@ -140,12 +147,12 @@ def shape(c: Config, batch: Batch) -> dict[str, Any]:
     }
 
 
-def figures(timing: Timing, tokens: int, flop: float, reached: float) -> dict[str, Any]:
-    """Returns those of a step; `reached` is the rate of products, the peak where the maker's is not known."""
+def figures(timing: Timing, tokens: int, flop: float, peak: float) -> dict[str, Any]:
+    """Returns those of a step; `peak` is in FLOP/s."""
     return timing.facts | {
         "seconds": {"median": timing.median, "fastest": timing.fastest},
         "tokens_per_second": {"median": tokens / timing.median, "fastest": tokens / timing.fastest},
-        "mfu": flop / timing.median / (timing.facts.get("peak_flops") or reached),
+        "mfu": flop / timing.median / peak,
     }
 
 
@@ -194,7 +201,7 @@ def their_contenders(
 
 def main() -> None:
     """The command."""
-    a = tyro.cli(Arguments, description=__doc__, config=(tyro.conf.FlagConversionOff,))
+    a = command_line.arguments_of(Arguments, __doc__ or "")
     packages = ("jax", "flax", *(("torch", "transformers") if a.against else ()))
     with reported():
         print_result("train_step", measure(a), *packages)

@@ -8,7 +8,7 @@ import runpy
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import tyro
 
@@ -43,11 +43,16 @@ def parse(kind: type[C], description: str, argv: list[str] | None = None) -> tup
         ],
         frozen=True,
     )
-    try:
-        parsed: Any = tyro.cli(arguments, description=description, args=argv, config=(tyro.conf.FlagConversionOff,))
-    except ValueError as error:  # what no group can check by itself
-        _refuse(str(error))
+    parsed: Any = arguments_of(arguments, description, argv)
     return parsed.config, parsed.workdir
+
+
+def arguments_of(kind: type[C], description: str, argv: Sequence[str] | None = None) -> C:
+    """Returns what the command line asks for. A mistake ends the process with exit code 2 and a message."""
+    try:
+        return tyro.cli(kind, description=description, args=argv, config=(tyro.conf.FlagConversionOff,))
+    except ValueError as error:  # what no field can check by itself
+        _refuse(str(error))
 
 
 def config_file(kind: type[C], argv: Sequence[str]) -> tuple[str | None, C]:
@@ -78,6 +83,6 @@ def _config_files() -> str:
     return ", ".join(sorted(str(p) for p in Path("configs").rglob("*.py"))) or "none here"
 
 
-def _refuse(message: str) -> Any:
+def _refuse(message: str) -> NoReturn:
     print(f"error: {message}", file=sys.stderr)
     sys.exit(2)

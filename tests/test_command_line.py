@@ -18,6 +18,13 @@ def file(tmp_path: Path) -> str:
     return str(tmp_path / "c.py")
 
 
+def test_what_a_group_alone_cannot_check_ends_with_a_message(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        command_line.arguments_of(Config, "", ["--data.seq-len=1024"])
+    assert ended.value.code == 2
+    assert "data.seq_len=1024 is more than model.max_positions=512" in capsys.readouterr().err
+
+
 def test_the_command_line_is_over_the_file_is_over_the_defaults(file: str) -> None:
     c, workdir = command_line.parse(
         Config,

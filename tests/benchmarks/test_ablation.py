@@ -67,13 +67,16 @@ def test_a_vocabulary_without_padding_another_gelu_and_dropout_by_whole_words_co
     assert layers.dropout(x, 0.25, None) is x
 
 
-def test_variants_that_are_the_default_are_left_out() -> None:
+def test_variants_are_those_of_the_config_and_the_backend(monkeypatch: pytest.MonkeyPatch) -> None:
     names = ablation.variants(SMALL)
     assert {"gather", "fused_qkv", "donation", "layers", "remat_block", "prng_rbg", "onednn"} <= names.keys()
     assert not {"remat_none", "prng_threefry2x32"} & names.keys()
     modern = dataclasses.replace(SMALL, model=dataclasses.replace(SMALL.model, family="modernbert", remat="block"))
     assert "fused_qkv" not in ablation.variants(modern)
     assert "remat_none" in ablation.variants(modern)
+    monkeypatch.setattr(ablation.backend, "only_cpus", lambda: False)
+    assert {"triton_gemm", "cublaslt"} <= ablation.variants(SMALL).keys()
+    assert "onednn" not in ablation.variants(SMALL)
     assert ablation.variants(modern)["precision"].fields == {"train": {"precision": "bfloat16"}}
 
 

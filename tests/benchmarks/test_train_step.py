@@ -93,6 +93,31 @@ def test_ratios_are_of_the_same_round_and_with_the_fastest() -> None:
     assert ratio(timings["ours_float32"], timings["ours_bfloat16"]) == 1.5
 
 
+def test_all_shares_of_the_peak_are_of_one_peak(monkeypatch: pytest.MonkeyPatch) -> None:
+    timings = {
+        "ours_bfloat16": Timing([2.0], {"peak_flops": 1e6}),
+        "huggingface_eager_bfloat16": Timing([4.0], {}),
+        "products_bfloat16": Timing([1.0], {"flop": 5e5}),
+    }
+    monkeypatch.setattr(train_step, "alternate", lambda *_, **__: timings)
+    found = train_step.measure(train_step.Arguments(SMALL, precisions=("bfloat16",)))
+    assert found["ours_bfloat16"]["mfu"] == pytest.approx(found["flop"] / 2 / 1e6)
+    assert found["huggingface_eager_bfloat16"]["mfu"] == pytest.approx(found["flop"] / 4 / 1e6)
+
+
+def test_a_kernel_that_is_not_there_is_refused() -> None:
+    a = train_step.Arguments(SMALL, rounds=1, turn_seconds=0.01, precisions=("float32",))
+    c = dataclasses.replace(SMALL, model=dataclasses.replace(SMALL.model, attention="splash", attention_dropout=0))
+    with pytest.raises(UserError, match=r"model\.attention='splash' runs on TPUs, not on cpu"):
+        train_step.measure(dataclasses.replace(a, config=c))
+
+
+@pytest.mark.parametrize("wrong", [{"rounds": 0}, {"pairs_per_row": 0}])
+def test_numbers_that_make_no_sense_are_refused(wrong: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="=0 is less than 1; use 1 or more"):
+        train_step.Arguments(SMALL, **wrong)
+
+
 def test_the_step_is_timed_on_made_up_rows_and_on_a_corpus(config: Config) -> None:
     a = train_step.Arguments(SMALL, lengths=(8, 20), rounds=2, turn_seconds=0.01, precisions=("float32",))
     found = train_step.measure(a)
@@ -101,6 +126,7 @@ def test_the_step_is_timed_on_made_up_rows_and_on_a_corpus(config: Config) -> No
     assert ours["tokens_per_second"]["median"] == pytest.approx(56 / ours["seconds"]["median"])
     rate = found["flop"] / ours["seconds"]["median"]
     assert ours["mfu"] == pytest.approx(rate / found["products_tflops"]["float32"] / 1e12)
+    assert ours["attention"] == "xla"
     assert min(ours["host_seconds"], ours["compile_seconds"], ours["gigabytes"]) > 0
     c, batch, next_sentence = train_step.read_batch(dataclasses.replace(a, config=config))
     assert (c.model.vocab_size, batch["ids"].shape, next_sentence) == (100, (16, 32), True)
