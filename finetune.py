@@ -17,6 +17,7 @@ import dataclasses
 import functools
 import hashlib
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -35,10 +36,10 @@ from bertjax.model.encoder import check_mesh
 from bertjax.model.params import Params
 from bertjax.tasks import answers, batches, choices, classification, multilabel, regression, tagging
 from bertjax.tasks.sweep import sweep
-from bertjax.tasks.task import Chosen, Outputs, Part, Task, row_length
+from bertjax.tasks.task import Chosen, Outputs, Task, row_length
 from bertjax.training import optimizers, step
 from bertjax.training.checkpoints import Checkpoints, best_step, load_params
-from bertjax.training.metrics import MetricsLog
+from bertjax.training.metrics import PROGRESS_EVERY, MetricsLog
 from bertjax.training.patience import Waiting
 from bertjax.training.signals import StopRequest
 
@@ -59,8 +60,11 @@ def run(c: FinetuneConfig, workdir: str | Path) -> dict[str, float]:
     saved, after SIGINT or SIGTERM.
     """
     # 1. What there is to compute on, to start from and to learn.
-    if jax.process_count() > 1:
-        raise UserError(f"fine-tuning takes the devices of one process, and there are {jax.process_count()}; start one")
+    if jax.process_count() > 1 or c.mesh.coordinator is not None:
+        raise UserError(
+            f"fine-tuning takes the devices of one process, but there are {jax.process_count()} with"
+            f" mesh.coordinator={c.mesh.coordinator!r}; start one, and leave mesh.coordinator out"
+        )
     mesh = sharding.make_mesh(c.mesh)
     sharding.check_batch(c.train.batch_size, mesh)
     blueprint = pretrained_blueprint(c)
@@ -99,11 +103,11 @@ def run(c: FinetuneConfig, workdir: str | Path) -> dict[str, float]:
         )
         forward = step.make_forward(make_model, task.outputs, precision)
 
-        def outputs(params: Params, part: Part) -> list[np.ndarray]:
-            return outputs_of(part.features, functools.partial(forward, params), c, mesh)
+        def outputs(params: Params, name: str) -> list[np.ndarray]:
+            return outputs_of(name, task.parts[name].features, functools.partial(forward, params), c, mesh)
 
         def evaluate(params: Params) -> dict[str, float]:
-            part, found = task.parts["validation"], outputs(params, task.parts["validation"])
+            part, found = task.parts["validation"], outputs(params, "validation")
             chosen = task.choose(part, found)
             return task.figures(part, found, chosen) | dict(chosen) | dict(task.baselines)
 
@@ -141,7 +145,7 @@ def run(c: FinetuneConfig, workdir: str | Path) -> dict[str, float]:
         # 6. What it came to: the best checkpoint's figures and predictions.
         best = best_step(folder.path, metric)
         params = load_params(folder.path, abstract.params, step=best)
-        found = {name: outputs(params, part) for name, part in task.parts.items() if name != "train"}
+        found = {name: outputs(params, name) for name in task.parts if name != "train"}
         chosen = task.choose(task.parts["validation"], found["validation"])
         final = figures_of(task, found, chosen)
         write_predictions(task, found, chosen, folder.files, c.data.submission)
@@ -176,6 +180,8 @@ def pretrained_blueprint(c: FinetuneConfig) -> Blueprint:
 def read_task(c: FinetuneConfig, tokenizer: Tokenizer) -> Task:
     """Returns the task of the config's files, or of the installed documentation."""
     data = c.data
+    if data.train:
+        print(f"reading {data.train}", file=sys.stderr)
     if data.train == installed_docs.NAME:
         files = installed_docs.classification_files()
         data = dataclasses.replace(data, train=files["train"], validation=files["validation"], test=files["test"])
@@ -207,17 +213,23 @@ def training_batches(
 
 
 def outputs_of(
+    name: str,
     features: batches.Features,
     forward: Callable[[step.Batch], jax.Array],
     c: FinetuneConfig,
     mesh: jax.sharding.Mesh,
 ) -> list[np.ndarray]:
-    """Returns what the model says of each row, in order."""
+    """Returns what the model says of each row of a file, in order; prints how far it is where that takes long."""
     found: list[np.ndarray] = [np.zeros(0)] * len(features.ids)
+    done, said = 0, time.monotonic()
     for choice in batches.evaluation_batches(features.lengths_N, c.train.batch_size, row_length(c.data)):
         rows = jax.device_get(forward(step.to_mesh(batches.make_batch(features, choice, c.train.batch_size), mesh)))
         for row, i in enumerate(choice.indices):
             found[i] = rows[row]
+        done += len(choice.indices)
+        if time.monotonic() - said >= PROGRESS_EVERY:
+            said = time.monotonic()
+            print(f"{name}: {done} of {len(found)} rows read", file=sys.stderr)
     return found
 
 

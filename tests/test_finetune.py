@@ -15,7 +15,7 @@ import pytest
 
 import bertjax
 import finetune
-from bertjax.config import FinetuneConfig, OptimizerConfig, Pooling, TaskDataConfig, TaskTrainConfig
+from bertjax.config import FinetuneConfig, MeshConfig, OptimizerConfig, Pooling, TaskDataConfig, TaskTrainConfig
 from bertjax.errors import UserError
 from bertjax.training.checkpoints import best_step
 from bertjax.training.metrics import TIMING, read_metrics
@@ -82,6 +82,21 @@ def test_it_starts_from_a_folder_of_hugging_faces(
     np.testing.assert_allclose(
         bertjax.load(tmp_path / "run").embed("rain"), bertjax.load(folder).embed("rain"), atol=1e-5
     )
+
+
+def test_it_says_how_far_it_is_and_takes_one_process(
+    task_config: FinetuneConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finetune, "PROGRESS_EVERY", 0)
+    short = dataclasses.replace(task_config.train, epochs=1, batch_size=64)
+    finetune.run(dataclasses.replace(task_config, train=short), tmp_path / "run")
+    told = capsys.readouterr().err
+    assert f"reading {task_config.data.train}\n" in told
+    assert "validation: 50 of 50 rows read\n" in told
+    assert "test: 20 of 20 rows read\n" in told
+    several = MeshConfig(coordinator="127.0.0.1:1", processes=2, process=0)
+    with pytest.raises(UserError, match=r"mesh.coordinator='127.0.0.1:1'; start one, and leave mesh.coordinator out"):
+        finetune.run(dataclasses.replace(task_config, mesh=several), tmp_path / "other")
 
 
 def predictions(path: Path) -> list[dict[str, str]]:
