@@ -76,6 +76,7 @@ def cases(chips: tuple[int, ...]) -> Iterator[Case]:
         ("remat block, weights on every chip", {"remat": "block"}, 1, 1),
         ("all weights of attention kept, xla", {"attention_dropout": 0.0, "attention": "xla"}, 32, 1),
         ("all weights of attention kept, splash", {"attention_dropout": 0.0, "attention": "splash"}, 32, 1),
+        ("packed, splash", {"attention_dropout": 0.0, "attention": "splash"}, 32, 8),
         ("packed, splash, weights on every chip", {"attention_dropout": 0.0, "attention": "splash"}, 1, 8),
     ):
         c = with_fields(large, 4 * 256, data=longer, model=model, mesh={"fsdp": fsdp})
