@@ -28,7 +28,7 @@ def shards_of(name: str) -> list[Path]:
 
 
 def read_records(name: str, split: str) -> Iterator[dict[str, Any]]:
-    """Yields the records of a split, their texts as strings, classes as their names, None where there is none.
+    """Yields the records of a split, texts as strings, classes as their names, None where there is none, lists of them.
 
     Raises: UserError if there is no such data set or split, or a record is damaged.
     """
@@ -75,6 +75,12 @@ def _records(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _plain(value: Any, feature: Any) -> Any:
+    if isinstance(feature, tfds.features.FeaturesDict):
+        return {key: _plain(one, feature[key]) for key, one in value.items()}
+    if isinstance(feature, tfds.features.Sequence) and isinstance(value, dict):  # TFDS keeps its parts side by side
+        return {key: [_plain(one, feature.feature[key]) for one in ones] for key, ones in value.items()}
+    if isinstance(feature, tfds.features.Sequence):
+        return [_plain(one, feature.feature) for one in value]
     if isinstance(feature, tfds.features.Text):
         return value.decode()
     if isinstance(feature, tfds.features.ClassLabel):

@@ -99,16 +99,30 @@ def _part(name: str, path: str, data: TaskDataConfig, tokenizer: Tokenizer, seed
     questions = squad.read_questions(path, answers_required=required)
     absent = [q for q in questions if q.answers and squad.place_of(q.answers[0], q.context) is None]
     if absent:
-        shown = ", ".join(f"{q.id} ({q.answers[0].text!r})" for q in absent[:3])
+        shown = ", ".join(f"{q.id} ({q.answers[0].text!r})" for q in absent[:3]) + ", ..." * (len(absent) > 3)
         what = "they are left out" if name == "train" else "they can only be answered wrongly"
         print(f"{name}: {len(absent)} answers do not occur in their text, {what}: {shown}", file=sys.stderr)
     if name == "train":
         gone = {q.id for q in absent}
         questions = drawn([q for q in questions if q.id not in gone], data.examples, seed)
     readings, features = read(questions, tokenizer, data)
-    if features.truncated:
-        print(f"{name}: {features.truncated} questions cut to {data.question_len} tokens", file=sys.stderr)
+    blank = sum(not len(reading.offsets_T2) for reading in readings)
+    lost = sum(_is_lost(reading) for reading in readings)
+    for count, what in (
+        (features.truncated, f"questions cut to {data.question_len} tokens"),
+        (blank, "questions about texts without any token: they are not answered"),
+        (lost, "answers without any token: they are read as none"),
+    ):
+        if count:
+            print(f"{name}: {count} {what}", file=sys.stderr)
     return Part(readings, features)
+
+
+def _is_lost(reading: Reading) -> bool:
+    """Returns whether the first answer stands in the text, but the tokenizer leaves nothing of it."""
+    question = reading.question
+    there = bool(question.answers) and squad.place_of(question.answers[0], question.context) is not None
+    return there and answer_tokens(question, reading.offsets_T2) is None
 
 
 def read(questions: Sequence[Question], tokenizer: Tokenizer, data: TaskDataConfig) -> tuple[list[Reading], Features]:
@@ -201,6 +215,8 @@ def best_spans(reading: Reading, outputs: Outputs, *, longest: int, most: int = 
     speaks_T = widest_view(reading.windows, len(reading.offsets_T2))
     found: list[tuple[float, int, int]] = []
     for w, (window, logits_SC) in enumerate(zip(reading.windows, outputs[reading.rows], strict=True)):
+        if not window.size:  # a context without tokens, such as one of invisible characters: it holds no answer
+            continue
         start_W, end_W = logits_SC[reading.place : reading.place + window.size].T.astype(np.float64)
         start_W = np.where(speaks_T[window.first : window.first + window.size] == w, start_W, -np.inf)
         padded = np.concatenate([end_W, np.full(longest - 1, -np.inf)])

@@ -29,12 +29,16 @@ from bertjax.sharding import ACT_B, REPLICATED
 from bertjax.tasks.bag_of_words import bag_of_words_baseline
 from bertjax.tasks.batches import Features
 from bertjax.tasks.metrics import classification_metrics, majority_baseline
-from bertjax.tasks.tables import Row, read_rows
+from bertjax.tasks.tables import Row, check_whole, read_rows
 from bertjax.tasks.task import Part, Task, drawn, files_of
 from bertjax.training.losses import Sums, cross_entropy_sums, mean
 
-NUMBERED = ("CoLA", "SST-2", "MRPC", "QQP", "WNLI")
-"""Tasks of GLUE whose labels are 0 and 1; the others' are words."""
+GLUE_LABELS: dict[str, tuple[str, ...]] = (
+    dict.fromkeys(("CoLA", "SST-2", "MRPC", "QQP", "WNLI"), ("0", "1"))
+    | dict.fromkeys(("RTE", "QNLI"), ("entailment", "not_entailment"))
+    | dict.fromkeys(("MNLI-m", "MNLI-mm", "AX"), ("contradiction", "entailment", "neutral"))
+)
+"""What GLUE's server takes, by the name of the file that is handed in."""
 _NUMBER = re.compile(r"[+-]?\d+(?:\.\d*)?")
 
 
@@ -85,14 +89,12 @@ def make_task(data: TaskDataConfig, tokenizer: BertTokenizer, seed: int) -> Task
         check = functools.partial(check_label, labels=labels or None)
         return read_examples(path, columns, check, label_required=label_required)
 
-    train = few_of_each(read(files_of(data)["train"], columns_of(data), label_required=True), data, seed)
-    train = drawn(train, data.examples, seed)
-    labels = label_names(train, data.positive)
+    labelled = read(files_of(data)["train"], columns_of(data), label_required=True)
+    labels = label_names(labelled, data.positive)
+    train = drawn(few_of_each(labelled, data, seed), data.examples, seed)
     _say_unfit(data.submission if data.test else None, labels)
     parts = make_parts(data, train, read, lambda examples: features(examples, tokenizer, data.seq_len, labels))
-    absent = set(labels) - {example.label for example in parts["validation"].examples}
-    if absent:
-        print(f"{data.validation} has no example of {', '.join(map(repr, sorted(absent)))}", file=sys.stderr)
+    say_absent(data.validation, set(labels) - {example.label for example in parts["validation"].examples})
     return Task(
         labels=labels,
         metrics=("accuracy", "f1", "f1_macro", "matthews", "precision", "recall"),
@@ -106,6 +108,12 @@ def make_task(data: TaskDataConfig, tokenizer: BertTokenizer, seed: int) -> Task
             path.with_suffix(".tsv"), part.examples, np.exp(log_softmax(np.stack(outputs))), labels
         ),
     )
+
+
+def say_absent(path: str, labels: set[str]) -> None:
+    """Prints which labels a file to evaluate has no example of: its figures say nothing about them."""
+    if labels:
+        print(f"{path} has no example of {', '.join(map(repr, sorted(labels)))}", file=sys.stderr)
 
 
 def columns_of(data: TaskDataConfig, *, test: bool = False) -> Columns:
@@ -137,7 +145,13 @@ def make_parts(
     parts = {name: Part(found, make_features(found)) for name, found in examples.items()}
     for name, part in parts.items():
         empty = int(np.sum(part.features.lengths_N <= 2))  # [CLS] and [SEP]
-        for count, what in ((part.features.truncated, f"cut to {data.seq_len} tokens"), (empty, "without any token")):
+        pairs = [(one.text.strip(), one.second.strip()) for one in part.examples if one.second is not None]
+        halves = sum(bool(text) != bool(second) for text, second in pairs)
+        for count, what in (
+            (part.features.truncated, f"cut to {data.seq_len} tokens"),
+            (empty, "without any token"),
+            (halves, "with one text of two"),
+        ):
             if count:
                 print(f"{name}: {count} of {len(part.examples)} examples {what}", file=sys.stderr)
     return parts
@@ -209,8 +223,7 @@ def text_of(value: Any, column: str, row: Row) -> str:
         raise UserError(f"{row.where}: column {column!r} is null; give each row a text")
     if not isinstance(value, str):
         raise UserError(f"{row.where}: {value!r} is not a text; put it in quotes")
-    if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
-        raise UserError(f"{row.where}: holds half of a surrogate pair (\\ud800 to \\udfff); write whole characters")
+    check_whole(value, row.where)
     return value
 
 
@@ -235,10 +248,11 @@ def _sort_key(name: str) -> tuple[float, str]:
 
 
 def _say_unfit(submission: str | None, labels: Sequence[str]) -> None:
-    """Prints that GLUE's server takes 0 and 1 for the task, where the labels are others, as TFDS has them."""
-    if submission in NUMBERED and tuple(labels) != ("0", "1"):
+    """Prints that GLUE's server will not take the predictions, where the labels are others, as TFDS has some."""
+    taken = GLUE_LABELS.get(submission or "")
+    if taken and set(labels) != set(taken):
         print(
-            f"glue/{submission}.tsv will be none that GLUE's server takes: its labels are 0 and 1, these"
+            f"glue/{submission}.tsv will be none that GLUE's server takes: its labels are {', '.join(taken)}, these"
             f" {', '.join(map(repr, labels))}; to hand in, use GLUE's own files",
             file=sys.stderr,
         )

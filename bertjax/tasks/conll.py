@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from bertjax.data import documents
 from bertjax.errors import UserError
+from bertjax.tasks import tables
 
 DOCUMENT = "-DOCSTART-"
 OUTSIDE = "O"
@@ -34,7 +35,7 @@ class Sentence:
     tags: tuple[str, ...] | None
     """None where they are not known."""
     document: int
-    """Number of the document it stands in, from 0."""
+    """Number of the document it stands in, from 0; -1 where none has begun."""
 
 
 def read_sentences(path: str | Path, token: int, tag: int, *, tags_required: bool, prefix: str = "") -> list[Sentence]:
@@ -63,6 +64,29 @@ def read_sentences(path: str | Path, token: int, tag: int, *, tags_required: boo
     return sentences
 
 
+def read_rows_of_tokens(
+    path: str | Path, tokens: str, tags: str, *, tags_required: bool, prefix: str = ""
+) -> list[Sentence]:
+    """Returns the sentences of a .jsonl file or a TFDS data set, whose rows have lists of tokens and of tags.
+
+    Raises: UserError, with the place, for a row without them, of different lengths, or with a tag that is none.
+    """
+    wanted, optional = ([tokens, tags], []) if tags_required else ([tokens], [tags])
+    sentences = []
+    for row in tables.read_rows(path, wanted, optional):
+        found, told = row.values
+        if not isinstance(found, list) or not found or not all(isinstance(token, str) for token in found):
+            raise UserError(f"{row.where}: {tokens!r} is {found!r}; give a list of one token or more")
+        is_missing = told is None and not tags_required
+        if not is_missing and (not isinstance(told, list) or len(told) != len(found)):
+            raise UserError(f"{row.where}: {tags!r} is {told!r}; give a list with a tag for each token, {len(found)}")
+        for token in found:
+            tables.check_whole(token, row.where)
+        named = None if told is None else tuple(_checked(str(tag), row.where) for tag in told)
+        sentences.append(Sentence(tuple(token.removeprefix(prefix) for token in found), named, -1))
+    return sentences
+
+
 Rows = list[tuple[list[str], str]]
 
 
@@ -79,23 +103,31 @@ def _blocks(path: Path, token: int) -> Iterator[tuple[int, Rows]]:
                 rows.append((fields, line.where))
                 continue
             if rows:
-                yield max(document, 0), rows
+                yield document, rows
                 rows = []
             document += bool(fields)
     if rows:
-        yield max(document, 0), rows
+        yield document, rows
 
 
 def _fields(line: str) -> list[str]:
-    """Returns the columns: tabs part them where there is one, else spaces; other white space belongs to a token."""
-    separated = line.strip(" \t\r\n").split("\t" if "\t" in line else " ")
-    return [field.strip() for field in separated if field.strip()]
+    """Returns the columns: tabs part them where there are some, else spaces; other white space belongs to a token.
+
+    Between tabs a column may be empty. What stands at the end of a line are no columns.
+    """
+    stripped = line.strip(" \t\r\n")
+    if "\t" in stripped:
+        return [field.strip() for field in stripped.split("\t")]
+    return [field.strip() for field in stripped.split(" ") if field.strip()]
 
 
 def _tag(fields: list[str], column: int, where: str) -> str | None:
     if not -len(fields) <= column < len(fields) or len(fields) < 2:
         return None
-    tag = fields[column]
+    return _checked(fields[column], where)
+
+
+def _checked(tag: str, where: str) -> str:
     prefix, dash, kind = tag.partition("-")
     if tag != OUTSIDE and not (len(prefix) == 1 and prefix in PREFIXES and dash and kind):
         raise UserError(f"{where}: {tag!r} is no tag; use O, B-NAME, I-NAME, or E-NAME and S-NAME of IOBES")

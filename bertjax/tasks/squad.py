@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from bertjax.data import documents
 from bertjax.errors import UserError
+from bertjax.tasks.tables import check_whole, has_objects, read_rows
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -40,13 +41,18 @@ class Question:
 
 
 def read_questions(path: str | Path, *, answers_required: bool) -> list[Question]:
-    """Returns the questions of a SQuAD .json file, plain or compressed, in order.
+    """Returns the questions of a SQuAD .json file, plain or compressed, or of a .jsonl or TFDS data set, in order.
+
+    A row of the latter two has `question`, `context` and, if they are known, `id` and `answers`: a list of objects with
+    `text` and `answer_start`, or an object with a list of each, as TFDS and Hugging Face have it.
 
     Raises: UserError, with the place, for a file of another form, an id that comes twice, an empty context, and where
     `answers_required` a question without an answer.
     """
-    path = Path(path)
-    questions = list(_questions(path, _read_json(path)))
+    if has_objects(path):
+        questions = list(_questions_of_rows(path))
+    else:
+        questions = list(_questions(Path(path), _read_json(Path(path))))
     if not questions:
         raise UserError(f"{path} has no questions")
     seen: set[str] = set()
@@ -78,24 +84,53 @@ def _questions(path: Path, value: Any) -> Iterator[Question]:
     for i, article in enumerate(_get(value, "data", list, str(path))):
         for j, paragraph in enumerate(_get(article, "paragraphs", list, f"{path}: data[{i}]")):
             where = f"{path}: data[{i}].paragraphs[{j}]"
-            context = _get(paragraph, "context", str, where)
-            if not context.strip():
-                raise UserError(f"{where}: the context is empty; leave it out")
+            context = _text(paragraph, "context", where)
             for k, asked in enumerate(_get(paragraph, "qas", list, where)):
                 yield _question(asked, context, f"{where}.qas[{k}]")
 
 
+def _questions_of_rows(path: str | Path) -> Iterator[Question]:
+    keys = ("question", "context", "id", "answers", "is_impossible")
+    for number, row in enumerate(read_rows(path, keys[:2], keys[2:])):
+        asked = dict(zip(keys, row.values, strict=True))
+        asked["id"] = str(number if asked["id"] is None else asked["id"])
+        asked["answers"] = _listed(asked["answers"], row.where)
+        yield _question(asked, _text(asked, "context", row.where), row.where)
+
+
+def _listed(answers: Any, where: str) -> Any:
+    """Returns the answers as a list of objects, also where they are an object of lists."""
+    if not isinstance(answers, dict):
+        return [] if answers is None else answers
+    texts, starts = (_get(answers, key, list, f"{where}, answers") for key in ("text", "answer_start"))
+    if len(texts) != len(starts):
+        raise UserError(f"{where}: answers have {len(texts)} texts and {len(starts)} starts; give each both")
+    return [{"text": text, "answer_start": start} for text, start in zip(texts, starts, strict=True)]
+
+
 def _question(asked: Any, context: str, where: str) -> Question:
-    impossible = isinstance(asked, dict) and asked.get("is_impossible") is True
+    text = _text(asked, "question", where)
+    impossible = asked.get("is_impossible") is True
     given = [] if impossible or "answers" not in asked else _get(asked, "answers", list, where)
-    answers = tuple(
-        Answer(_get(answer, "text", str, f"{where}.answers[{n}]"), answer.get("answer_start"))
-        for n, answer in enumerate(given)
-    )
-    text = _get(asked, "question", str, where)
-    if not text.strip():
-        raise UserError(f"{where}: the question is empty; leave it out")
+    answers = tuple(_answer(answer, f"{where}.answers[{n}]") for n, answer in enumerate(given))
     return Question(_get(asked, "id", str, where), text, context, answers)
+
+
+def _answer(answer: Any, where: str) -> Answer:
+    text = _get(answer, "text", str, where)
+    start = answer.get("answer_start")
+    if start is not None and (isinstance(start, bool) or not isinstance(start, int)):
+        raise UserError(f"{where}: answer_start={start!r} is no whole number; count characters from 0, or leave it out")
+    return Answer(text, start)
+
+
+def _text(value: Any, key: str, where: str) -> str:
+    """Returns a text that says something. Raises: UserError if it does not, or holds half of a surrogate pair."""
+    text: str = _get(value, key, str, where)
+    if not text.strip():
+        raise UserError(f"{where}: the {key} is empty; leave it out")
+    check_whole(text, where)
+    return text
 
 
 def _get(value: Any, key: str, kind: type, where: str) -> Any:
@@ -133,7 +168,10 @@ def f1(prediction: str, answer: str, *, unanswerable: bool) -> float:
     if unanswerable and not (predicted and true):
         return float(predicted == true)
     common = sum((collections.Counter(predicted) & collections.Counter(true)).values())
-    return 2 * common / (len(predicted) + len(true)) if common else 0.0
+    if not common:
+        return 0.0
+    precision, recall = common / len(predicted), common / len(true)
+    return 2 * precision * recall / (precision + recall)  # in the evaluators' order, so that the last bit is theirs
 
 
 class Score(NamedTuple):

@@ -1,12 +1,14 @@
 """Rows of tables: files .tsv, .csv and .jsonl, plain or compressed, and TFDS data sets, `tfds:NAME#SPLIT`.
 
 A .tsv has no quoting, as in GLUE: a quote is a character. A .csv is what Python's csv module reads. Both start with a
-line of column names, unless columns are asked for by number, as "0". Blank lines are not rows.
+line of column names, unless columns are asked for by number, as "0". A blank line is no row, but an empty text where
+the table has one column.
 """
 
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -59,6 +61,19 @@ def read_rows(
         raise UserError(f"{path} has no rows")
 
 
+def check_whole(text: str, where: str) -> None:
+    """Raises UserError if the text holds half of a surrogate pair, which JSON can spell and no file can hold."""
+    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+        raise UserError(f"{where}: holds half of a surrogate pair (\\ud800 to \\udfff); write whole characters")
+
+
+def has_objects(path: str | Path) -> bool:
+    """Returns whether rows have more than strings: those of .jsonl, plain or compressed, and of a TFDS data set."""
+    suffixes = Path(path).suffixes[-2:]
+    plain = suffixes[:-1] if suffixes and suffixes[-1] in documents.DECOMPRESSORS else suffixes
+    return str(path).startswith(documents.TFDS) or plain[-1:] == [".jsonl"]
+
+
 def _suffixes(path: Path) -> tuple[str, str]:
     compression = path.suffix if path.suffix in documents.DECOMPRESSORS else ""
     suffix = Path(path.name.removesuffix(compression)).suffix
@@ -76,7 +91,7 @@ def _read_tsv(
     path: Path, lines: Iterator[str], columns: Sequence[str], optional: Sequence[str], bad: Bad
 ) -> Iterator[Row]:
     rows = ((number, line.rstrip("\r\n")) for number, line in enumerate(lines, 1))
-    records = (_Record(number, line.split("\t")) for number, line in rows if line.strip())
+    records = (_Record(number, line.split("\t")) for number, line in rows)
     return _rows(path, records, columns, optional, bad)
 
 
@@ -90,8 +105,7 @@ def _csv_records(path: Path, lines: Iterator[str]) -> Iterator[_Record]:
     reader = csv.reader(lines, strict=True)
     try:
         for fields in reader:
-            if fields:
-                yield _Record(reader.line_num, fields)
+            yield _Record(reader.line_num, fields or [""])
     except csv.Error as error:
         raise UserError(
             f"{path}:{reader.line_num}: not CSV ({error}); close the quote, or name the file .tsv"
@@ -105,7 +119,7 @@ def _rows(
 
     Without a header rows may be wider than the columns that are asked for, as in the STS benchmark.
     """
-    first = next(records, None)
+    first = next(itertools.dropwhile(_is_blank, records), None)
     if first is None:
         return
     numbered = all(name.isdecimal() for name in columns)
@@ -114,12 +128,16 @@ def _rows(
     if numbered:
         yield Row(_take(first.fields, places), f"{path}:{first.line}")
     needed = 1 + max(place for place in places if place is not None)
-    for line, fields in records:
+    for line, fields in itertools.filterfalse(_is_blank, records) if len(names) > 1 else records:
         if len(fields) < needed if numbered else len(fields) != len(names):
             what = f"column {needed - 1} is asked for" if numbered else f"the header has {len(names)}"
             _wrong(f"{path}:{line} has {len(fields)} fields, {what}; even them out", bad)
         else:
             yield Row(_take(fields, places), f"{path}:{line}")
+
+
+def _is_blank(record: _Record) -> bool:
+    return len(record.fields) == 1 and not record.fields[0].strip()
 
 
 def _wrong(message: str, bad: Bad) -> None:

@@ -13,7 +13,7 @@ import re
 import sys
 import unicodedata
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,7 @@ from bertjax.model.assembly import Assembly, Blueprint, classifier_heads
 from bertjax.tasks import conll
 from bertjax.tasks.batches import Features
 from bertjax.tasks.conll import Sentence
+from bertjax.tasks.tables import has_objects
 from bertjax.tasks.task import Outputs, Part, Task, drawn, files_of
 from bertjax.tasks.windows import widest_view, windows_over
 from bertjax.training.losses import Sums, cross_entropy_sums, mean
@@ -49,7 +50,7 @@ class Around(NamedTuple):
 
 
 def make_task(data: TaskDataConfig, tokenizer: Tokenizer, seed: int) -> Task:
-    """Returns the task of tagging the tokens of CoNLL's columns.
+    """Returns the task of tagging the tokens of CoNLL's columns, or of the rows of a .jsonl or TFDS data set.
 
     Raises: UserError, with file and line, for what is wrong in a file.
     """
@@ -59,9 +60,10 @@ def make_task(data: TaskDataConfig, tokenizer: Tokenizer, seed: int) -> Task:
     labels = tag_names(sentences["train"])
     _say_unknown(sentences, labels)
     chosen = drawn(range(len(sentences["train"])), data.examples, seed)
-    parts = {name: Part(*read(found, tokenizer, data, labels)) for name, found in sentences.items()}
-    if len(chosen) < len(sentences["train"]):
-        parts["train"] = Part(*read(sentences["train"], tokenizer, data, labels, chosen))
+    parts = {
+        name: Part(*read(found, tokenizer, data, labels, chosen if name == "train" else None))
+        for name, found in sentences.items()
+    }
     return Task(
         labels=labels,
         metrics=("f1", "precision", "recall", "accuracy"),
@@ -81,17 +83,19 @@ def make_task(data: TaskDataConfig, tokenizer: Tokenizer, seed: int) -> Task:
 
 def _sentences(name: str, path: str, data: TaskDataConfig) -> list[Sentence]:
     """Returns a file's sentences, their tags BIO2."""
-    if not all(column.removeprefix("-").isdecimal() for column in (data.text, data.label)):
+    how: dict[str, Any] = {"tags_required": name != "test", "prefix": data.token_prefix}
+    if has_objects(path):
+        found = conll.read_rows_of_tokens(path, data.text, data.label, **how)
+    elif all(column.removeprefix("-").isdecimal() for column in (data.text, data.label)):
+        found = conll.read_sentences(path, int(data.text), int(data.label), **how)
+    else:
         raise UserError(
             f"data.text={data.text!r}, data.label={data.label!r}: the columns of tokens and tags are numbers, from 0;"
             " -1 is the last"
         )
-    found = conll.read_sentences(
-        path, int(data.text), int(data.label), tags_required=name != "test", prefix=data.token_prefix
-    )
-    if data.context and found[-1].document == 0:
+    if data.context and found[-1].document < 0:
         raise UserError(
-            f"data.context={data.context}, but {path} has one document; begin each with a line {conll.DOCUMENT}, or"
+            f"data.context={data.context}, but {path} has no documents; begin each with a line {conll.DOCUMENT}, or"
             " use --data.context=0"
         )
     return [

@@ -4,6 +4,8 @@ r"""WNUT-17: new and rare names in posts of the web. 3,394 and 1,009 sentences, 
         --data.train=wnut17/wnut17train.conll --data.validation=wnut17/emerging.dev.conll \
         --data.test=wnut17/emerging.test.annotated
 
+Your own names: such columns, or .jsonl of {"tokens": [...], "tags": [...]} with --data.text=tokens --data.label=tags.
+
 The columns are token and tag. predictions-test.conll is what conlleval takes.
 
 Paper     Derczynski et al. 2017; hyperparameters within Devlin et al. 2019, appendix A.3.

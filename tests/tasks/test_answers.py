@@ -177,7 +177,7 @@ def write(path: Path, asked: int, seed: int, *, unanswerable: bool = False) -> P
         subject, thing = rng.choice(SUBJECTS).capitalize(), rng.choice(OBJECTS)
         context = f"{subject} {rng.choice(VERBS)} {rng.choice(OBJECTS)} and {thing}."
         answer = rng.choice([subject, thing, None] if unanswerable else [subject, thing])
-        asking = {subject: "the tall?", thing: "a bread boat?", None: "bright?"}[answer]
+        asking = {subject: "the tall?", thing: "a bread boat?", None: "bright lamp morning?"}[answer]
         answers = [] if answer is None else [{"text": answer, "answer_start": context.rindex(answer)}]
         qa = {"id": f"{seed}-{i}", "question": asking, "answers": answers, "is_impossible": answer is None}
         paragraphs.append({"context": context, "qas": [qa]})
@@ -242,6 +242,26 @@ def test_it_learns_to_answer_and_hands_in_what_the_evaluators_read(
         assert (text == "") == (doubts[name] > figures["threshold"])
     assert figures["f1"] > figures["never_answer_f1"]
     assert {"answerable_f1", "unanswerable_exact"} <= figures.keys()
+
+
+def test_a_text_without_tokens_has_no_answer(
+    tokenizer: Tokenizer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "a.jsonl"
+    rows = [{"question": "Who?", "context": CONTEXT, "answers": [{"text": "grey heron", "answer_start": 41}]}]
+    rows.append({"question": "Who?", "context": "\u200b", "answers": [{"text": "\u200b", "answer_start": 0}]})
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = make_task(TaskDataConfig(train=str(path), validation=str(path)), tokenizer, 0)
+    told = capsys.readouterr().err.splitlines()
+    assert "validation: 1 questions about texts without any token: they are not answered" in told
+    assert "train: 1 answers without any token: they are read as none" in told
+    part = task.parts["validation"]
+    outputs = [np.zeros((len(ids), 2), np.float32) for ids in part.features.ids]
+    assert best_spans(part.examples[1], outputs, longest=30).spans == []
+    figures = task.figures(part, outputs, {})
+    assert 0 <= figures["f1"] < 1
+    best = json.loads(task.write(tmp_path / "predictions", part, outputs, {}).read_text())
+    assert best["1"] == ""
 
 
 def test_answers_that_do_not_occur_are_counted_and_named(

@@ -206,8 +206,28 @@ def test_what_is_odd_in_the_files_is_counted(
     assert f"{tmp_path / 'dev.tsv'} has no example of 'y', 'z'" in told
 
 
+def test_a_text_that_lacks_its_second_is_counted(
+    tokenizer: Tokenizer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "a.tsv"
+    path.write_text("text\tsecond\tlabel\na\tb\tx\na\t\ty\n \tb\ty\n\t\tx\n")
+    make_task(TaskDataConfig(train=str(path), validation=str(path), second="second"), tokenizer, 0)
+    told = capsys.readouterr().err.splitlines()
+    assert "train: 2 of 4 examples with one text of two" in told
+    assert "train: 1 of 4 examples without any token" in told
+
+
+def test_a_label_that_is_not_drawn_is_known(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    path = tmp_path / "a.tsv"
+    path.write_text("text\tlabel\n" + "a\tx\nb\ty\n" * 20 + "c\tz\n")
+    task = make_task(TaskDataConfig(train=str(path), validation=str(path), examples=2), tokenizer, 0)
+    assert {example.label for example in task.parts["train"].examples} <= {"x", "y"}
+    assert task.labels == ("x", "y", "z")
+
+
 @pytest.mark.parametrize(
-    ("labels", "submission", "fit"), [("01", "SST-2", True), ("np", "SST-2", False), ("np", "RTE", True)]
+    ("labels", "submission", "fit"),
+    [("01", "SST-2", True), ("np", "SST-2", False), ("01", "RTE", False), ("01", "mine", True)],
 )
 def test_labels_that_glues_server_does_not_take_are_said(
     tokenizer: Tokenizer,
@@ -221,7 +241,7 @@ def test_labels_that_glues_server_does_not_take_are_said(
     path.write_text(f"text\tlabel\na\t{labels[0]}\nb\t{labels[1]}\n")
     data = TaskDataConfig(train=str(path), validation=str(path), test=str(path), submission=submission)
     make_task(data, tokenizer, 0)
-    assert ("SST-2.tsv will be none that GLUE's server takes" in capsys.readouterr().err) is not fit
+    assert (f"{submission}.tsv will be none that GLUE's server takes" in capsys.readouterr().err) is not fit
 
 
 def test_an_unknown_label_is_minus_one() -> None:

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import gzip
+import json
 import random
 from pathlib import Path
 
 import pytest
+import tensorflow_datasets as tfds
 
 from bertjax.errors import UserError
 from bertjax.tasks.conll import (
@@ -15,9 +17,11 @@ from bertjax.tasks.conll import (
     entities_seen,
     entity_metrics,
     looked_up,
+    read_rows_of_tokens,
     read_sentences,
     write_columns,
 )
+from tests.data.test_tfds_text import write_records
 
 
 def test_reads_columns_sentences_and_documents(tmp_path: Path) -> None:
@@ -40,7 +44,35 @@ def test_reads_columns_sentences_and_documents(tmp_path: Path) -> None:
 def test_tabs_part_columns_where_there_are_some(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("en:New York\tB-LOC\nen:a\u00a0b\tO\n\t\nen:x\tO\n", encoding="utf-8")
     found = read_sentences(tmp_path / "a", 0, 1, tags_required=True, prefix="en:")
-    assert found == [Sentence(("New York", "a\u00a0b"), ("B-LOC", "O"), 0), Sentence(("x",), ("O",), 0)]
+    assert found == [Sentence(("New York", "a\u00a0b"), ("B-LOC", "O"), -1), Sentence(("x",), ("O",), -1)]
+    (tmp_path / "a").write_text("Rain\t\tO\t\nYork\tNNP\tB-LOC\n")  # an empty column is one
+    assert read_sentences(tmp_path / "a", 0, 2, tags_required=True) == [Sentence(("Rain", "York"), ("O", "B-LOC"), -1)]
+
+
+def test_rows_of_a_jsonl_or_of_tfds_are_sentences(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"tokens": ["New", "York"], "tags": ["B-LOC", "I-LOC"]}, {"tokens": ["en:x"]}]
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    expected = [Sentence(("New", "York"), ("B-LOC", "I-LOC"), -1), Sentence(("x",), None, -1)]
+    assert read_rows_of_tokens(path, "tokens", "tags", tags_required=False, prefix="en:") == expected
+    with pytest.raises(UserError, match=r"a.jsonl:2 has no key 'tags'"):
+        read_rows_of_tokens(path, "tokens", "tags", tags_required=True)
+    for row, message in (
+        ({"tokens": ["a", "b"], "tags": ["O"]}, r"a.jsonl:1: 'tags' is \['O'\]; give a list with a tag for each"),
+        ({"tokens": ["a", "b"], "tags": []}, r"'tags' is \[\]; give a list with a tag for each token, 2"),
+        ({"tokens": [], "tags": []}, r"'tokens' is \[\]; give a list of one token or more"),
+        ({"tokens": "a", "tags": ["O"]}, r"'tokens' is 'a'; give a list"),
+        ({"tokens": ["a"], "tags": [1]}, r"'1' is no tag; use O, B-NAME"),
+    ):
+        path.write_text(json.dumps(row))
+        with pytest.raises(UserError, match=message):
+            read_rows_of_tokens(path, "tokens", "tags", tags_required=True)
+
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    named = tfds.features.Sequence(tfds.features.ClassLabel(names=["O", "B-LOC", "I-LOC"]))
+    features = {"tokens": tfds.features.Sequence(tfds.features.Text()), "ner": named}
+    write_records(tmp_path / "rain" / "1.0.0", "train", features, [[{"tokens": ["New", "York"], "ner": [1, 2]}]])
+    assert read_rows_of_tokens("tfds:rain#train", "tokens", "ner", tags_required=True) == expected[:1]
 
 
 def test_tags_may_be_missing_where_nothing_is_learned_from_them(tmp_path: Path) -> None:

@@ -1,11 +1,17 @@
 from __future__ import annotations
 
+import collections
 import json
 import lzma
+import random
+import re
+import string
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 
 from bertjax.errors import UserError
 from bertjax.tasks.squad import (
@@ -20,6 +26,7 @@ from bertjax.tasks.squad import (
     read_questions,
     score,
 )
+from tests.data.test_tfds_text import write_records
 
 CONTEXT = "The miller found bread. The heron found the Old Bridge."
 
@@ -49,6 +56,57 @@ def test_reads_questions_plain_and_compressed(tmp_path: Path) -> None:
     assert read_questions(tmp_path / "a.json.xz", answers_required=True) == expected
 
 
+def test_rows_of_a_jsonl_or_of_tfds_are_questions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = "What was found?", CONTEXT
+    row = dict(zip(("question", "context"), texts, strict=True))
+    listed, side_by_side = [{"text": "bread", "answer_start": 17}], {"text": ["bread"], "answer_start": [17]}
+    rows = [row | {"answers": listed}, row | {"id": "b", "answers": side_by_side}, row]
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps(one) + "\n" for one in rows))
+    answers = (Answer("bread", 17),)
+    expected = [Question(name, *texts, found) for name, found in (("0", answers), ("b", answers), ("2", ()))]
+    assert read_questions(path, answers_required=False) == expected
+    path.write_text(json.dumps(row | {"answers": {"text": ["bread"], "answer_start": []}}))
+    with pytest.raises(UserError, match=r"a.jsonl:1: answers have 1 texts and 0 starts"):
+        read_questions(path, answers_required=True)
+
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    text = tfds.features.Text()
+    features = {
+        "id": text,
+        "question": text,
+        "context": text,
+        "answers": tfds.features.Sequence({"text": text, "answer_start": np.int32}),
+    }
+    records = [row | {"id": "b", "answers": listed}, row | {"id": "c", "answers": []}]
+    write_records(tmp_path / "rain" / "1.0.0", "train", features, [records])
+    found = read_questions("tfds:rain#train", answers_required=False)
+    assert found == [expected[1], Question("c", *texts, ())]
+
+
+def official_f1(prediction: str, truth: str) -> float:
+    """Version 1.1's, written out anew."""
+
+    def words(text: str) -> list[str]:
+        kept = "".join(character for character in text.lower() if character not in string.punctuation)
+        return re.sub(r"\b(a|an|the)\b", " ", kept).split()
+
+    ours, theirs = words(prediction), words(truth)
+    same = sum((collections.Counter(ours) & collections.Counter(theirs)).values())
+    if same == 0:
+        return 0
+    precision, recall = same / len(ours), same / len(theirs)
+    return (2 * precision * recall) / (precision + recall)
+
+
+def test_f1_is_the_official_one_to_the_last_bit() -> None:
+    rng = random.Random(0)
+    parts = ["the", "an", "A", "old", "bridge", "Bridge!", "3,5", "é", "“x”", "a-b", "…", "\u00a0", "THE."]
+    for _ in range(3000):
+        one, other = (" ".join(rng.choices(parts, k=rng.randint(0, 9))) for _ in range(2))
+        assert f1(one, other, unanswerable=False) == official_f1(one, other), (one, other)
+
+
 def test_questions_may_have_no_answer_where_that_is_asked_for(tmp_path: Path) -> None:
     plausible = {"is_impossible": True, "plausible_answers": [{"text": "bread", "answer_start": 17}]}
     without = {"id": "c", "question": "What?"}
@@ -68,6 +126,10 @@ def test_questions_may_have_no_answer_where_that_is_asked_for(tmp_path: Path) ->
         (squad(ask("a", ("bread", 17), question=" ")), r"qas\[0\]: the question is empty"),
         (squad(ask("a", ("bread", 17), id=7)), r"qas\[0\] has no 'id' \(str\)"),
         (squad(ask("a") | {"answers": {"text": ["bread"]}}), r"qas\[0\] has no 'answers' \(list\)"),
+        (squad(None), r"qas\[0\] has no 'question' \(str\)"),
+        (squad(ask("a", ("bread", "17"))), r"answers\[0\]: answer_start='17' is no whole number"),  # type: ignore[arg-type]
+        (squad(ask("a") | {"answers": [3]}), r"answers\[0\] has no 'text'"),
+        (squad(ask("a", ("bread", 17)), context="a \ud800"), r"paragraphs\[0\]: holds half of a surrogate pair"),
     ],
 )
 def test_files_of_another_form_are_refused(tmp_path: Path, value: Any, message: str) -> None:

@@ -86,6 +86,14 @@ def test_mistakes_say_where(tmp_path: Path, name: str, text: str, message: str) 
         values(write(tmp_path / name, text), ["text"])
 
 
+def test_no_row_is_lost(tmp_path: Path) -> None:
+    """A row of empty fields is a row, and so is a blank line where there is one column: an empty text."""
+    assert values(write(tmp_path / "a.tsv", "text\tb\nx\ty\n\t\n\nz\t\n"), ["text"]) == [("x",), ("",), ("z",)]
+    assert values(write(tmp_path / "a.tsv", "text\nx\n\nz\n"), ["text"]) == [("x",), ("",), ("z",)]
+    assert values(write(tmp_path / "a.csv", "text\nx\n\nz\n"), ["text"]) == [("x",), ("",), ("z",)]
+    assert values(write(tmp_path / "a.csv", "text,b\nx,y\n\n,\n"), ["text"]) == [("x",), ("",)]
+
+
 def test_a_number_beyond_the_columns(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="has no column '2'; its columns are '0', '1'"):
         values(write(tmp_path / "a.tsv", "x\ty\n"), ["2"])

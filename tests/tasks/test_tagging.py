@@ -201,7 +201,7 @@ def test_it_learns_to_tag_and_hands_in_what_conlleval_reads(
     ("changes", "message"),
     [
         ({"text": "text"}, r"data.text='text', data.label='1': the columns of tokens and tags are numbers"),
-        ({"context": 8}, r"data.context=8, but .*train.conll has one document; begin each with a line -DOCSTART-"),
+        ({"context": 8}, r"data.context=8, but .*train.conll has no documents; begin each with a line -DOCSTART-"),
         ({"examples_per_class": 3}, r"examples_per_class=3, but tags are no classes"),
     ],
 )
