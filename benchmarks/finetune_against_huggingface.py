@@ -207,7 +207,7 @@ class Loop:
         decays = {True: c.optimizer.weight_decay, False: 0.0}
         groups: dict[bool, list[Any]] = {True: [], False: []}
         for name, parameter in self.model.named_parameters():
-            groups[not (name.endswith("bias") or "LayerNorm" in name)].append(parameter)
+            groups[not (name.endswith("bias") or "norm" in name.lower())].append(parameter)
         self.optimizer = torch.optim.AdamW(
             [{"params": parameters, "weight_decay": decays[key]} for key, parameters in groups.items()],
             lr=1.0,

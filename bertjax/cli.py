@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, Literal
 
@@ -67,16 +67,17 @@ class Predict:
     """Asks a trained model; one JSON object a line for each text.
 
     fill-mask: the likeliest word pieces for each [MASK]. classify: the label of each text (a tab parts the texts of a
-    pair). answer: the words of a text that answer a question (question, tab, text). choose: which of several ways a
-    text goes on (text, tab, way, tab, way ...). tag: the named parts of each text. embed: a vector for each text.
+    pair). score: the number that a regression gives each text, or pair. answer: the words of a text that answer a
+    question (question, tab, text). choose: which of several ways a text goes on (text, tab, way, tab, way ...). tag:
+    the named parts of each text. embed: a vector for each text.
     """
 
-    what: Annotated[Literal["fill-mask", "classify", "answer", "choose", "tag", "embed"], tyro.conf.Positional]
+    what: Annotated[Literal["fill-mask", "classify", "score", "answer", "choose", "tag", "embed"], tyro.conf.Positional]
     """What to ask."""
     texts: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
     """The texts; without any they are the lines of --file or of standard input."""
     model: str = tyro.MISSING
-    """Workdir of a pretraining run, of a fine-tuning run for classify, answer, choose and tag."""
+    """Workdir of a pretraining run, of a fine-tuning run for classify, score, answer, choose and tag."""
     file: str | None = None
     """A text file, a text a line."""
     top_k: int = 5
@@ -96,28 +97,23 @@ class Predict:
         backend.start()
         model = load(self.model)
         for text, answer in stream(lambda texts: self._answers(model, texts), self._lines()):
-            print(json.dumps({"text": text} | answer, ensure_ascii=False), flush=True)
+            print(json.dumps({"text": text, **answer}, ensure_ascii=False), flush=True)
 
-    def _answers(self, model: Any, texts: list[str]) -> Iterator[dict[str, Any]]:
-        if self.what == "fill-mask":
-            for found in model.fill_mask(texts, top_k=self.top_k):
-                yield {"masks": found}
-        elif self.what == "classify":
-            pairs = [tuple(text.split("\t")) if "\t" in text else text for text in texts]
-            yield from model.classify(pairs, truncate=self.truncate)
-        elif self.what == "answer":
-            yield from model.answer_all([_question(text) for text in texts])
-        elif self.what == "choose":
-            for text in texts:
-                before, *ways = text.split("\t")
-                yield {**model.choose(before, ways, truncate=self.truncate)}
-        elif self.what == "tag":
-            for found in model.tag(texts):
-                yield {"parts": found}
-        else:
-            vectors = model.embed(texts, self.pooling, normalize=self.normalize, truncate=self.truncate)
-            for vector in vectors:
-                yield {"embedding": [round(float(x), 6) for x in vector]}
+    def _answers(self, model: Any, texts: list[str]) -> Iterable[Mapping[str, Any]]:
+        cut = {"truncate": self.truncate}
+        asked: dict[str, Callable[[], Iterable[Mapping[str, Any]]]] = {
+            "fill-mask": lambda: ({"masks": found} for found in model.fill_mask(texts, top_k=self.top_k)),
+            "classify": lambda: model.classify(_pairs(texts), **cut),
+            "score": lambda: ({"score": round(score, 6)} for score in model.score(_pairs(texts), **cut)),
+            "answer": lambda: model.answer_all([_question(text) for text in texts]),
+            "choose": lambda: (model.choose(before, ways, **cut) for before, *ways in (t.split("\t") for t in texts)),
+            "tag": lambda: ({"parts": found} for found in model.tag(texts)),
+            "embed": lambda: (
+                {"embedding": [round(float(x), 6) for x in vector]}
+                for vector in model.embed(texts, self.pooling, normalize=self.normalize, **cut)
+            ),
+        }
+        return asked[self.what]()
 
     def _lines(self) -> Iterator[str]:
         if self.texts and self.file:
@@ -258,6 +254,11 @@ def main() -> None:
     command = tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="bertjax", description=__doc__)
     with reported():
         command.run()
+
+
+def _pairs(texts: list[str]) -> list[Any]:
+    """Returns the texts; one with a tab is a pair."""
+    return [tuple(text.split("\t")) if "\t" in text else text for text in texts]
 
 
 def _question(text: str) -> tuple[str, str]:

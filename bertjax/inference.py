@@ -219,11 +219,19 @@ class Model:
         if self.task not in OF_TEXTS:
             raise UserError("this model has no classes: fine-tune it, and load the folder of the fine-tuning")
         if self.task == "regression" or (self.task == "classification" and len(self.labels) == 1):
-            raise UserError("this model gives scores, no classes; finetune.py writes those of --data.test")
+            raise UserError("this model gives scores, no classes; ask for them: `score`")
         features = self._features(_checked(texts, pairs=True), truncate=truncate)
         normalize = jax.nn.sigmoid if self.task == "multilabel" else jax.nn.softmax
         found = self._map(lambda batch, _: _probabilities(self.graphdef, self.params, batch, normalize), features)
         return [self._classification(row_C) for row_C in found]
+
+    def score(self, texts: Text | Sequence[Text], *, truncate: bool = False) -> list[float]:
+        """Returns the score of each text, or of each pair of texts, by a model that was fine-tuned for regression."""
+        if self.task != "regression":
+            raise UserError("this model gives no scores: fine-tune it for regression, and load that run's folder")
+        features = self._features(_checked(texts, pairs=True), truncate=truncate)
+        found = self._map(lambda batch, _: _probabilities(self.graphdef, self.params, batch, _as_it_is), features)
+        return [float(row_C[0]) for row_C in found]
 
     def answer(self, question: str, context: str) -> Answer:
         """Returns the words of the context that answer the question, however long the context is."""
@@ -235,8 +243,7 @@ class Model:
             raise UserError("this model answers no questions: fine-tune it for answers, and load that run's folder")
         if self.config.segments < 2:
             raise UserError("this model has one segment, as RoBERTa, and reads no pairs of texts")
-        for pair in pairs:
-            _checked([pair], pairs=True)
+        _checked(list(pairs), pairs=True)
         questions = [Question(str(i), *pair) for i, pair in enumerate(pairs)]
         readings, features = answers.read(questions, self.tokenizer, self.reading)
         outputs = self._map(lambda batch, _: _of_tokens(self.graphdef, self.params, batch, answers.logits), features)
@@ -481,6 +488,10 @@ def _of_tokens(
 ) -> jax.Array:
     """Returns logits_BSC, or logits_BK of choices, by a task's function."""
     return function(nnx.merge(graphdef, params), batch)
+
+
+def _as_it_is(logits: jax.Array) -> jax.Array:
+    return logits
 
 
 @functools.partial(jax.jit, static_argnames=("graphdef", "normalize"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import json
 import random
 import shutil
 import signal
@@ -15,6 +16,7 @@ import pytest
 
 import bertjax
 import finetune
+from bertjax import cli
 from bertjax.config import FinetuneConfig, MeshConfig, OptimizerConfig, Pooling, TaskDataConfig, TaskTrainConfig
 from bertjax.errors import UserError
 from bertjax.training.checkpoints import best_step
@@ -313,7 +315,7 @@ def test_an_unknown_label_is_named_with_its_line(task_config: FinetuneConfig, fi
 
 
 def test_scores_are_learned_and_handed_in_as_glue_takes_them(
-    task_config: FinetuneConfig, files: Path, tmp_path: Path
+    task_config: FinetuneConfig, files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     scores = scored(files, tmp_path)
     also = tmp_path / "elsewhere.tsv"
@@ -333,5 +335,16 @@ def test_scores_are_learned_and_handed_in_as_glue_takes_them(
     written = predictions(tmp_path / "run" / "predictions-test.tsv")
     assert [list(row) for row in rows] == [["index", "prediction"]] * 20
     assert [row["prediction"] for row in rows] == [row["prediction"] for row in written]
+    model = bertjax.load(tmp_path / "run")
     with pytest.raises(UserError, match="gives scores, no classes"):
-        bertjax.load(tmp_path / "run").classify("a text")
+        model.classify("a text")
+    texts = [line.split("\t")[0] for line in (files / "test.tsv").read_text().splitlines()[1:]]
+    assert model.score(texts) == pytest.approx([float(row["prediction"]) for row in written], abs=1e-4)
+    capsys.readouterr()
+    cli.Predict("score", (texts[0],), str(tmp_path / "run")).run()
+    assert json.loads(capsys.readouterr().out) == {
+        "text": texts[0],
+        "score": pytest.approx(float(written[0]["prediction"]), abs=1e-4),
+    }
+    with pytest.raises(UserError, match="gives no scores: fine-tune it for regression"):
+        bertjax.load(task_config.init_from).score("a text")

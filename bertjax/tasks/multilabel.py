@@ -49,11 +49,14 @@ def make_task(data: TaskDataConfig, tokenizer: Tokenizer, seed: int) -> Task:
 
     labelled = read(files_of(data)["train"], classification.columns_of(data), label_required=True)
     train = drawn(labelled, data.examples, seed)
-    labels = tuple(sorted({label for example in train for label in labels_of(example)}))
+    labels = tuple(sorted({label for example in labelled for label in labels_of(example)}))
     if not labels:
         raise UserError(f"no example of {data.train} has a label; there is nothing to learn")
     parts = classification.make_parts(data, train, read, lambda found: features(found, tokenizer, data.seq_len, labels))
     held_out_NC = parts["validation"].features.targets["labels"]
+    classification.say_absent(
+        data.validation, {label for label, share in zip(labels, held_out_NC.max(0), strict=True) if share <= 0}
+    )
     common_C = parts["train"].features.targets["labels"].mean(0) > 0.5
     return Task(
         labels=labels,

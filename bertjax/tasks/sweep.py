@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from bertjax import runs
+from bertjax import runs, storage
 from bertjax.config import FinetuneConfig
 from bertjax.errors import UserError
 from bertjax.training.metrics import Diverged
@@ -52,9 +52,11 @@ def sweep(
 ) -> list[Result]:
     """Returns the results of all runs, those of an earlier call among them, which are not repeated.
 
-    Raises: UserError if the folder holds a sweep with other settings, and what `run` raises but for a loss that is not
-    finite.
+    Raises: UserError if the folder is on no disk or holds a sweep with other settings, and what `run` raises but for a
+    loss that is not finite.
     """
+    if not storage.is_on_disk(workdir):
+        raise UserError(f"{workdir} is in an object store, but a sweep keeps its table on a disk; name a folder there")
     workdir = Path(workdir)
     results = _opened(workdir, c)
     asked = [Settings(lr, batch, epochs, seed) for seed, epochs, batch, lr in itertools.product(*_values(c))]

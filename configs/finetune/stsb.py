@@ -10,6 +10,8 @@ sts-train.csv and the like of the STS benchmark itself have tabs and no header: 
 --init_from=runs/mnli starts from a model of MNLI (configs/finetune/mnli.py) under a new classifier, as for RoBERTa (Liu
 et al. 2019, section 5.1); the set is small, and more seeds (--sweep) say what a figure is worth.
 
+tfds:glue/stsb has the score in another column: --data.label=label.
+
 Paper     Cer et al. 2017; Wang et al. 2019 (GLUE); hyperparameters within Devlin et al. 2019, appendix A.3.
 Hardware  any; minutes on a few CPU cores with a small model and a small set.
 """

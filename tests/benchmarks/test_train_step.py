@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -113,7 +114,7 @@ def test_a_kernel_that_is_not_there_is_refused() -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"rounds": 0}, {"pairs_per_row": 0}])
-def test_numbers_that_make_no_sense_are_refused(wrong: dict[str, int]) -> None:
+def test_numbers_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="=0 is less than 1; use 1 or more"):
         train_step.Arguments(SMALL, **wrong)
 

@@ -230,7 +230,12 @@ def test_evaluation_is_computed_as_the_training_is(monkeypatch: pytest.MonkeyPat
     """Without a key nothing is dropped, but what was announced, and checked, is what computes."""
     cases: list[kernels.Case] = []
     choose = kernels.choose
-    monkeypatch.setattr(kernels, "choose", lambda asked, case: cases.append(case) or choose(asked, case))
+
+    def noted(asked: Any, case: kernels.Case) -> kernels.Kernel:
+        cases.append(case)
+        return choose(asked, case)
+
+    monkeypatch.setattr(kernels, "choose", noted)
     x_BSHK = jnp.ones((1, 2, 1, 4))
     attention(x_BSHK, x_BSHK, x_BSHK, jnp.ones((1, 2), jnp.int32), dropout=0.1, key=None, kernel="auto")
     assert [case.dropout for case in cases] == [0.1]

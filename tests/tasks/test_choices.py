@@ -16,7 +16,7 @@ import finetune
 from bertjax import cli, pretrained
 from bertjax.config import FinetuneConfig, MeshConfig, ModelConfig, OptimizerConfig, TaskDataConfig, TaskTrainConfig
 from bertjax.errors import UserError
-from bertjax.model.assembly import Assembly, Blueprint
+from bertjax.model.assembly import Assembly, Blueprint, classifier_heads
 from bertjax.sharding import make_mesh
 from bertjax.tasks.batches import Features, evaluation_batches, make_batch
 from bertjax.tasks.choices import LABELS, Example, choice_loss, features, logits, read_examples
@@ -113,6 +113,23 @@ def test_a_choice_has_the_score_that_it_has_alone(mesh: jax.sharding.Mesh) -> No
     for k in range(3):
         alone = [dataclasses.replace(example, choices=example.choices[k : k + 1]) for example in EXAMPLES]
         np.testing.assert_allclose(scores(features(alone, Letters(), 12), mesh)[:, 0], together[:, k], atol=2e-5)
+
+
+def test_a_modernbert_chooses_without_a_pooler(mesh: jax.sharding.Mesh) -> None:
+    modern = dataclasses.replace(MODEL, family="modernbert")
+    heads = classifier_heads(modern, "choice")
+    assert heads == ("transform", "classifier")
+    made = features(EXAMPLES[:2], Letters(), 12)
+    (choice,) = evaluation_batches(made.lengths_N, 2, 48)
+
+    def make(rngs: nnx.Rngs) -> Assembly:
+        return Assembly(Blueprint(modern, heads, "choice", LABELS), rngs=rngs)
+
+    with jax.set_mesh(mesh):
+        batch = to_mesh(make_batch(made, choice, 2), mesh)
+        found = make_forward(make, logits, "float32")(fresh_params(make, 0), batch)
+    assert found.shape == (2, 3)
+    assert np.ptp(np.asarray(found), axis=1).min() > 0
 
 
 def test_the_loss_is_over_the_choices_and_every_weight_learns(mesh: jax.sharding.Mesh) -> None:

@@ -100,6 +100,18 @@ def test_what_cannot_be_learned_is_said(tmp_path: Path, data: dict[str, int], me
         make_task(c, Letters(), 0)  # type: ignore[arg-type]
 
 
+def test_labels_are_those_of_the_file_whatever_is_drawn_and_absent_ones_are_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.tsv").write_text("text\tlabel\n" + "a\tx\n" * 20 + "b\ty|z\n")
+    (tmp_path / "b.tsv").write_text("text\tlabel\na\tx|z\n")
+    c = TaskDataConfig(train=str(tmp_path / "a.tsv"), validation=str(tmp_path / "b.tsv"), examples=2)
+    task = make_task(c, Letters(), 0)  # type: ignore[arg-type]
+    assert [example.label for example in task.parts["train"].examples] == ["x", "x"]
+    assert task.labels == ("x", "y", "z")
+    assert f"{tmp_path / 'b.tsv'} has no example of 'y'" in capsys.readouterr().err.splitlines()
+
+
 def write(path: Path, rows: int, seed: int) -> Path:
     """Writes sentences that are of water, of the road, of both or of neither."""
     rng = np.random.default_rng(seed)

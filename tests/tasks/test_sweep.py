@@ -93,6 +93,11 @@ def test_only_the_best_run_keeps_its_checkpoints(tmp_path: Path, run: Run, capsy
     assert len(table) == 9
 
 
+def test_an_object_store_is_refused(run: Run) -> None:
+    with pytest.raises(UserError, match="gs://bucket/sweep is in an object store"):
+        sweep(CONFIG, "gs://bucket/sweep", run)
+
+
 def test_another_sweep_is_refused(tmp_path: Path, run: Run) -> None:
     sweep(CONFIG, tmp_path, run)
     other = dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, train="c.tsv"))
