@@ -58,7 +58,7 @@ def test_reads_questions_plain_and_compressed(tmp_path: Path) -> None:
 
 def test_rows_of_a_jsonl_or_of_tfds_are_questions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = "What was found?", CONTEXT
-    row = dict(zip(("question", "context"), texts, strict=True))
+    row: dict[str, Any] = dict(zip(("question", "context"), texts, strict=True))
     listed, side_by_side = [{"text": "bread", "answer_start": 17}], {"text": ["bread"], "answer_start": [17]}
     rows = [row | {"answers": listed}, row | {"id": "b", "answers": side_by_side}, row]
     path = tmp_path / "a.jsonl"
