@@ -8,7 +8,8 @@ Command   python train.py --config=configs/modern_mini.py --workdir=runs/modern_
           A shorter try: --train.budget=1h
 Hardware  one GPU or TPU; a shorter try on a few CPU cores.
 Hours     not measured yet.
-Figures   not measured yet.
+Figures   3.59 nat held out after half an hour on two CPU cores, batches of 32, English Wikipedia (docs/log.md);
+          configs/bert_mini.py then has 6.21.
 """
 
 from __future__ import annotations
