@@ -5,8 +5,8 @@ Command   python train.py --config=configs/bert_mini.py --workdir=runs/bert_mini
           A shorter try: --train.steps=20000 --optimizer.warmup_steps=1000
 Hardware  one GPU or TPU; a shorter try on a few CPU cores.
 Hours     not measured yet.
-Figures   GLUE test score 65.8, SST-2 85.9 (google-research/bert, README). Ours: 6.21 nat held out after half an hour on two
-          CPU cores, batches of 32 (docs/log.md); configs/modern_mini.py then has 3.59.
+Figures   GLUE test score 65.8, SST-2 85.9 (google-research/bert, README). Ours: 6.21 nat held out after half an hour on
+          two CPU cores, batches of 32 (docs/log.md); configs/modern_mini.py then has 3.59.
 """
 
 from __future__ import annotations
