@@ -43,6 +43,9 @@ from bertjax.training.metrics import PROGRESS_EVERY, MetricsLog
 from bertjax.training.patience import Waiting
 from bertjax.training.signals import StopRequest
 
+FEW_LAYERS = 6
+"""Up to so many are compiled one by one: of 4 on a CPU, a quarter less time for a step, and none more to compile it."""
+
 TASKS: dict[str, Callable[[TaskDataConfig, Tokenizer, int], Task]] = {
     "classification": classification.make_task,
     "multilabel": multilabel.make_task,
@@ -156,7 +159,7 @@ def run(c: FinetuneConfig, workdir: str | Path) -> dict[str, float]:
 
 
 def pretrained_blueprint(c: FinetuneConfig) -> Blueprint:
-    """Returns what the folder to start from holds, with this run's dropout."""
+    """Returns what the folder to start from holds, with this run's dropout; few layers are unrolled."""
     if not c.init_from:
         raise UserError("init_from is not set; use --init_from=FOLDER of a pretraining run, or of Hugging Face's")
     blueprint = pretrained.read_blueprint(c.init_from)
@@ -172,9 +175,9 @@ def pretrained_blueprint(c: FinetuneConfig) -> Blueprint:
         raise UserError(f"train.pooling={c.train.pooling!r}, but {c.task} has no such vectors of texts; leave it out")
     if c.train.frozen_layers is not None and c.train.frozen_layers > model.layers:
         raise UserError(f"train.frozen_layers={c.train.frozen_layers}, but {c.init_from} has {model.layers} layers")
-    if c.train.dropout is None:
-        return blueprint
-    return dataclasses.replace(blueprint, config=dataclasses.replace(model, dropout=c.train.dropout))
+    dropout = model.dropout if c.train.dropout is None else c.train.dropout
+    unrolled = model.unroll_layers or model.layers <= FEW_LAYERS
+    return dataclasses.replace(blueprint, config=dataclasses.replace(model, dropout=dropout, unroll_layers=unrolled))
 
 
 def read_task(c: FinetuneConfig, tokenizer: Tokenizer) -> Task:
