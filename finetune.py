@@ -95,8 +95,11 @@ def run(c: FinetuneConfig, workdir: str | Path) -> dict[str, float]:
         runs.open_workdir(folder.files, c, facts, tokenizer)
 
         # 3. What a step does.
+        unroll_layers = model_config.unroll_layers or model_config.layers <= FEW_LAYERS
+        compiled_config = dataclasses.replace(model_config, unroll_layers=unroll_layers)
+
         def make_model(rngs: nnx.Rngs) -> nnx.Module:
-            return task.make_model(model_config, c.train.pooling, rngs)
+            return task.make_model(compiled_config, c.train.pooling, rngs)
 
         precision = c.train.precision
         optimizer = optimizers.freeze(optimizers.make_optimizer(c.optimizer, steps), c.train.frozen_layers)
@@ -159,7 +162,7 @@ def run(c: FinetuneConfig, workdir: str | Path) -> dict[str, float]:
 
 
 def pretrained_blueprint(c: FinetuneConfig) -> Blueprint:
-    """Returns what the folder to start from holds, with this run's dropout; few layers are unrolled."""
+    """Returns what the folder to start from holds, with this run's dropout."""
     if not c.init_from:
         raise UserError("init_from is not set; use --init_from=FOLDER of a pretraining run, or of Hugging Face's")
     blueprint = pretrained.read_blueprint(c.init_from)
@@ -175,9 +178,9 @@ def pretrained_blueprint(c: FinetuneConfig) -> Blueprint:
         raise UserError(f"train.pooling={c.train.pooling!r}, but {c.task} has no such vectors of texts; leave it out")
     if c.train.frozen_layers is not None and c.train.frozen_layers > model.layers:
         raise UserError(f"train.frozen_layers={c.train.frozen_layers}, but {c.init_from} has {model.layers} layers")
-    dropout = model.dropout if c.train.dropout is None else c.train.dropout
-    unrolled = model.unroll_layers or model.layers <= FEW_LAYERS
-    return dataclasses.replace(blueprint, config=dataclasses.replace(model, dropout=dropout, unroll_layers=unrolled))
+    if c.train.dropout is None:
+        return blueprint
+    return dataclasses.replace(blueprint, config=dataclasses.replace(model, dropout=c.train.dropout))
 
 
 def read_task(c: FinetuneConfig, tokenizer: Tokenizer) -> Task:
