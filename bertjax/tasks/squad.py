@@ -125,19 +125,21 @@ def _answer(answer: Any, where: str) -> Answer:
 
 
 def _text(value: Any, key: str, where: str) -> str:
-    """Returns a text that says something. Raises: UserError if it does not, or holds half of a surrogate pair."""
+    """Returns a text that says something. Raises: UserError if it does not."""
     text: str = _get(value, key, str, where)
     if not text.strip():
         raise UserError(f"{where}: the {key} is empty; leave it out")
-    check_whole(text, where)
     return text
 
 
 def _get(value: Any, key: str, kind: type, where: str) -> Any:
-    if not isinstance(value, dict) or not isinstance(value.get(key), kind):
+    found = value.get(key) if isinstance(value, dict) else None
+    if not isinstance(found, kind):
         form = '{"data": [{"paragraphs": [{"context": ..., "qas": [{"id": ..., "question": ..., "answers": ...}]}]}]}'
         raise UserError(f"{where} has no {key!r} ({kind.__name__}); SQuAD's form is {form}")
-    return value[key]
+    if isinstance(found, str):
+        check_whole(found, where)
+    return found
 
 
 def place_of(answer: Answer, context: str) -> int | None:
