@@ -97,32 +97,35 @@ def make_task(data: TaskDataConfig, tokenizer: Tokenizer, seed: int) -> Task:
 def _part(name: str, path: str, data: TaskDataConfig, tokenizer: Tokenizer, seed: int) -> Part:
     required = name != "test" and not data.unanswerable
     questions = squad.read_questions(path, answers_required=required)
-    absent = [q for q in questions if q.answers and squad.place_of(q.answers[0], q.context) is None]
+    absent = _absent(questions, tokenizer)
     if absent:
-        shown = ", ".join(f"{q.id} ({q.answers[0].text!r})" for q in absent[:3]) + ", ..." * (len(absent) > 3)
+        shown = ", ".join(f"{q.id} ({q.answers[0].text!r})" for q in absent[:3])
+        more = f" and {len(absent) - 3} more" if len(absent) > 3 else ""
         what = "they are left out" if name == "train" else "they can only be answered wrongly"
-        print(f"{name}: {len(absent)} answers do not occur in their text, {what}: {shown}", file=sys.stderr)
+        print(f"{name}: {len(absent)} answers are no tokens of their text, {what}: {shown}{more}", file=sys.stderr)
     if name == "train":
         gone = {q.id for q in absent}
         questions = drawn([q for q in questions if q.id not in gone], data.examples, seed)
     readings, features = read(questions, tokenizer, data)
     blank = sum(not len(reading.offsets_T2) for reading in readings)
-    lost = sum(_is_lost(reading) for reading in readings)
     for count, what in (
         (features.truncated, f"questions cut to {data.question_len} tokens"),
         (blank, "questions about texts without any token: they are not answered"),
-        (lost, "answers without any token: they are read as none"),
     ):
         if count:
             print(f"{name}: {count} {what}", file=sys.stderr)
     return Part(readings, features)
 
 
-def _is_lost(reading: Reading) -> bool:
-    """Returns whether the first answer stands in the text, but the tokenizer leaves nothing of it."""
-    question = reading.question
-    there = bool(question.answers) and squad.place_of(question.answers[0], question.context) is not None
-    return there and answer_tokens(question, reading.offsets_T2) is None
+def _absent(questions: Sequence[Question], tokenizer: Tokenizer) -> list[Question]:
+    """Returns the questions whose first answer does not occur in the text, or of which the tokenizer leaves nothing."""
+    answered = [q for q in questions if q.answers]
+    pieces = tokenizer.encode_batch([q.answers[0].text for q in answered])
+    return [
+        q
+        for q, found in zip(answered, pieces, strict=True)
+        if not len(found) or squad.place_of(q.answers[0], q.context) is None
+    ]
 
 
 def read(questions: Sequence[Question], tokenizer: Tokenizer, data: TaskDataConfig) -> tuple[list[Reading], Features]:

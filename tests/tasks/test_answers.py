@@ -254,7 +254,8 @@ def test_a_text_without_tokens_has_no_answer(
     task = make_task(TaskDataConfig(train=str(path), validation=str(path)), tokenizer, 0)
     told = capsys.readouterr().err.splitlines()
     assert "validation: 1 questions about texts without any token: they are not answered" in told
-    assert "train: 1 answers without any token: they are read as none" in told
+    assert "train: 1 answers are no tokens of their text, they are left out: 1 ('\\u200b')" in told
+    assert len(task.parts["train"].examples) == 1
     part = task.parts["validation"]
     outputs = [np.zeros((len(ids), 2), np.float32) for ids in part.features.ids]
     assert best_spans(part.examples[1], outputs, longest=30).spans == []
@@ -272,9 +273,17 @@ def test_answers_that_do_not_occur_are_counted_and_named(
     value["data"][0]["paragraphs"][7]["qas"][0]["answers"][0]["text"] = "nobody"
     (tmp_path / "train.json").write_text(json.dumps(value))
     task = make_task(dataclasses.replace(c.data, examples=50), tokenizer, 0)
-    assert "train: 1 answers do not occur in their text, they are left out: 1-7 ('nobody')" in capsys.readouterr().err
+    assert (
+        "train: 1 answers are no tokens of their text, they are left out: 1-7 ('nobody')\n" in capsys.readouterr().err
+    )
     assert len(task.parts["train"].examples) == 50
     assert len(make_task(c.data, tokenizer, 0).parts["train"].examples) == 299
+    for paragraph in value["data"][0]["paragraphs"][:5]:
+        paragraph["qas"][0]["answers"][0]["text"] = "nobody"
+    (tmp_path / "train.json").write_text(json.dumps(value))
+    assert len(make_task(c.data, tokenizer, 0).parts["train"].examples) == 294
+    assert "train: 6 answers are no tokens" in (said := capsys.readouterr().err)
+    assert "1-2 ('nobody') and 3 more\n" in said
 
 
 def test_classes_cannot_be_asked_for(tokenizer: Tokenizer) -> None:
