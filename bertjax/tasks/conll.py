@@ -100,6 +100,8 @@ def _blocks(path: Path, token: int) -> Iterator[tuple[int, Rows]]:
             if fields and fields[0] != DOCUMENT:
                 if not -len(fields) <= token < len(fields):
                     raise UserError(f"{line.where} has {len(fields)} columns, so no column {token}: --data.text")
+                if not fields[token]:
+                    raise UserError(f"{line.where}: column {token} is empty; give each line a token")
                 rows.append((fields, line.where))
                 continue
             if rows:
@@ -113,18 +115,19 @@ def _blocks(path: Path, token: int) -> Iterator[tuple[int, Rows]]:
 def _fields(line: str) -> list[str]:
     """Returns the columns: tabs part them where there are some, else spaces; other white space belongs to a token.
 
-    Between tabs a column may be empty. What stands at the end of a line are no columns.
+    A column before a tab may be empty. What stands at the end of a line are no columns.
     """
-    stripped = line.strip(" \t\r\n")
-    if "\t" in stripped:
-        return [field.strip() for field in stripped.split("\t")]
-    return [field.strip() for field in stripped.split(" ") if field.strip()]
+    if not line.strip():
+        return []
+    if "\t" in line:
+        return [field.strip(" ") for field in line.rstrip(" \t\r\n").split("\t")]
+    return [field.strip() for field in line.split(" ") if field.strip()]
 
 
 def _tag(fields: list[str], column: int, where: str) -> str | None:
     if not -len(fields) <= column < len(fields) or len(fields) < 2:
         return None
-    return _checked(fields[column], where)
+    return _checked(fields[column], where) if fields[column] else None
 
 
 def _checked(tag: str, where: str) -> str:
@@ -209,7 +212,7 @@ def entity_metrics(true: Sequence[Sequence[str]], predicted: Sequence[Sequence[s
 def write_columns(path: Path, sentences: Sequence[Sentence], predicted: Sequence[Sequence[str]]) -> Path:
     """Writes token, tag if it is known, and predicted tag, parted by spaces as for conlleval; returns the path."""
     with path.open("w", encoding="utf-8", newline="\n") as file:
-        document = 0
+        document = sentences[0].document if sentences else 0
         for sentence, tags in zip(sentences, predicted, strict=True):
             if sentence.document > document:
                 document = sentence.document

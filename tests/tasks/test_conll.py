@@ -49,6 +49,29 @@ def test_tabs_part_columns_where_there_are_some(tmp_path: Path) -> None:
     assert read_sentences(tmp_path / "a", 0, 2, tags_required=True) == [Sentence(("Rain", "York"), ("O", "B-LOC"), -1)]
 
 
+def test_columns_before_tabs_may_be_empty(tmp_path: Path) -> None:
+    text = "New York\t\tI-NP\tB-LOC\nis\tVBD\t\tO\t\t\nx y z O\n\u00a0\t\t\tO\n"
+    (tmp_path / "a").write_text(text, encoding="utf-8")
+    (found,) = read_sentences(tmp_path / "a", 0, 3, tags_required=True)
+    assert found.tokens == ("New York", "is", "x", "\u00a0")
+    assert found.tags == ("B-LOC", "O", "O", "O")
+    (tmp_path / "a").write_text("Anna\tNNP\tO\n\tNNP\tO\n")
+    with pytest.raises(UserError, match="a:2: column 0 is empty; give each line a token"):
+        read_sentences(tmp_path / "a", 0, 2, tags_required=True)
+    (tmp_path / "a").write_text("Anna\t\tNNP\n")
+    assert read_sentences(tmp_path / "a", 0, 1, tags_required=False) == [Sentence(("Anna",), None, -1)]
+    with pytest.raises(UserError, match="a:1 has no column 1"):
+        read_sentences(tmp_path / "a", 0, 1, tags_required=True)
+
+
+def test_what_stands_before_the_first_document_is_none_of_it(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("a O\n\n-DOCSTART- O\n\nb O\n")
+    found = read_sentences(tmp_path / "a", 0, 1, tags_required=True)
+    assert [sentence.document for sentence in found] == [-1, 0]
+    path = write_columns(tmp_path / "p.conll", found, [["O"], ["O"]])
+    assert [one.document for one in read_sentences(path, 0, 1, tags_required=True)] == [-1, 0]
+
+
 def test_rows_of_a_jsonl_or_of_tfds_are_sentences(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [{"tokens": ["New", "York"], "tags": ["B-LOC", "I-LOC"]}, {"tokens": ["en:x"]}]
     path = tmp_path / "a.jsonl"

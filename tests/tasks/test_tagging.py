@@ -212,6 +212,17 @@ def test_settings_that_make_no_sense_are_refused(
         make_task(dataclasses.replace(task_config.data, **changes), tokenizer, 0)  # type: ignore[arg-type]
 
 
+def test_one_document_is_read_with_its_context(
+    task_config: FinetuneConfig, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    for name in ("train", "validation", "test"):
+        path = tmp_path / f"{name}.conll"
+        path.write_text("-DOCSTART- O\n\n" + path.read_text())
+    task = make_task(dataclasses.replace(task_config.data, context=8), tokenizer, 0)
+    alone = make_task(task_config.data, tokenizer, 0)
+    assert sum(task.parts["train"].features.lengths_N) > sum(alone.parts["train"].features.lengths_N)
+
+
 def test_names_that_only_another_file_has_are_counted(
     task_config: FinetuneConfig, tokenizer: Tokenizer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
