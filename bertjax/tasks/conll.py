@@ -84,6 +84,8 @@ def read_rows_of_tokens(
             tables.check_whole(token, row.where)
         named = None if told is None else tuple(_checked(str(tag), row.where) for tag in told)
         sentences.append(Sentence(tuple(token.removeprefix(prefix) for token in found), named, -1))
+    if not sentences:
+        raise UserError(f"{path} has no sentences")
     return sentences
 
 
