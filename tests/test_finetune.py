@@ -339,12 +339,12 @@ def test_scores_are_learned_and_handed_in_as_glue_takes_them(
     with pytest.raises(UserError, match="gives scores, no classes"):
         model.classify("a text")
     texts = [line.split("\t")[0] for line in (files / "test.tsv").read_text().splitlines()[1:]]
-    assert model.score(texts) == pytest.approx([float(row["prediction"]) for row in written], abs=1e-4)
+    assert model.score(texts) == pytest.approx([float(row["prediction"]) for row in written], abs=1e-3)
     capsys.readouterr()
     cli.Predict("score", (texts[0],), str(tmp_path / "run")).run()
     assert json.loads(capsys.readouterr().out) == {
         "text": texts[0],
-        "score": pytest.approx(float(written[0]["prediction"]), abs=1e-4),
+        "score": pytest.approx(float(written[0]["prediction"]), abs=1e-3),
     }
     with pytest.raises(UserError, match="gives no scores: fine-tune it for regression"):
         bertjax.load(task_config.init_from).score("a text")
