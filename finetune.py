@@ -44,7 +44,7 @@ from bertjax.training.patience import Waiting
 from bertjax.training.signals import StopRequest
 
 FEW_LAYERS = 6
-"""Up to so many are compiled one by one: of 4 on a CPU, a quarter less time for a step, and none more to compile it."""
+"""Up to so many are compiled one by one, which is faster on a CPU and compiles as quickly (docs/log.md)."""
 
 TASKS: dict[str, Callable[[TaskDataConfig, Tokenizer, int], Task]] = {
     "classification": classification.make_task,
@@ -63,10 +63,12 @@ def run(c: FinetuneConfig, workdir: str | Path) -> dict[str, float]:
     saved, after SIGINT or SIGTERM.
     """
     # 1. What there is to compute on, to start from and to learn.
-    if jax.process_count() > 1 or c.mesh.coordinator is not None:
+    if jax.process_count() > 1:
+        raise UserError(f"fine-tuning takes the devices of one process, and there are {jax.process_count()}; start one")
+    if c.mesh.coordinator is not None:
         raise UserError(
-            f"fine-tuning takes the devices of one process, but there are {jax.process_count()} with"
-            f" mesh.coordinator={c.mesh.coordinator!r}; start one, and leave mesh.coordinator out"
+            f"mesh.coordinator={c.mesh.coordinator!r} is for several processes, and fine-tuning takes the devices of one;"
+            " leave it out"
         )
     mesh = sharding.make_mesh(c.mesh)
     sharding.check_batch(c.train.batch_size, mesh)

@@ -97,7 +97,7 @@ def test_it_says_how_far_it_is_and_takes_one_process(
     assert "validation: 50 of 50 rows read\n" in told
     assert "test: 20 of 20 rows read\n" in told
     several = MeshConfig(coordinator="127.0.0.1:1", processes=2, process=0)
-    with pytest.raises(UserError, match=r"mesh.coordinator='127.0.0.1:1'; start one, and leave mesh.coordinator out"):
+    with pytest.raises(UserError, match=r"mesh.coordinator='127.0.0.1:1' is for several processes, .* leave it out"):
         finetune.run(dataclasses.replace(task_config, mesh=several), tmp_path / "other")
 
 
