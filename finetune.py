@@ -63,13 +63,7 @@ def run(c: FinetuneConfig, workdir: str | Path) -> dict[str, float]:
     saved, after SIGINT or SIGTERM.
     """
     # 1. What there is to compute on, to start from and to learn.
-    if jax.process_count() > 1:
-        raise UserError(f"fine-tuning takes the devices of one process, and there are {jax.process_count()}; start one")
-    if c.mesh.coordinator is not None:
-        raise UserError(
-            f"mesh.coordinator={c.mesh.coordinator!r} is for several processes, and fine-tuning takes the devices of one;"
-            " leave it out"
-        )
+    check_processes(c)
     mesh = sharding.make_mesh(c.mesh)
     sharding.check_batch(c.train.batch_size, mesh)
     blueprint = pretrained_blueprint(c)
@@ -161,6 +155,17 @@ def run(c: FinetuneConfig, workdir: str | Path) -> dict[str, float]:
             print(f"best checkpoint: step {best}, {figure} {final[figure]:.4f}", file=sys.stderr)
         print(f"the report is {folder.path / report.write_report(folder.files).name}", file=sys.stderr)
         return final
+
+
+def check_processes(c: FinetuneConfig) -> None:
+    """Raises UserError if there are several processes, or are to be."""
+    if jax.process_count() > 1:
+        raise UserError(f"fine-tuning takes the devices of one process, and there are {jax.process_count()}; start one")
+    if c.mesh.coordinator is not None:
+        raise UserError(
+            f"mesh.coordinator={c.mesh.coordinator!r} is for several processes, and fine-tuning takes the devices of"
+            " one; leave it out"
+        )
 
 
 def pretrained_blueprint(c: FinetuneConfig) -> Blueprint:
