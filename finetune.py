@@ -38,7 +38,9 @@ from bertjax.tasks import answers, batches, choices, classification, multilabel,
 from bertjax.tasks.sweep import sweep
 from bertjax.tasks.task import Chosen, Outputs, Task, row_length
 from bertjax.training import optimizers, step
+from bertjax.training.ahead import Ahead
 from bertjax.training.checkpoints import Checkpoints, best_step, load_params
+from bertjax.training.flops import encoder_flops
 from bertjax.training.metrics import PROGRESS_EVERY, MetricsLog
 from bertjax.training.patience import Waiting
 from bertjax.training.signals import StopRequest
@@ -100,10 +102,11 @@ def run(c: FinetuneConfig, workdir: str | Path) -> dict[str, float]:
         precision = c.train.precision
         optimizer = optimizers.freeze(optimizers.make_optimizer(c.optimizer, steps), c.train.frozen_layers)
         schedule = optimizers.learning_rate(c.optimizer, steps)
-        train_step = step.make_train_step(
-            make_model, task.loss, optimizer, schedule, seed=c.train.seed, precision=precision
+        train_step = Ahead(
+            step.make_train_step(make_model, task.loss, optimizer, schedule, seed=c.train.seed, precision=precision),
+            mesh,
         )
-        forward = step.make_forward(make_model, task.outputs, precision)
+        forward = Ahead(step.make_forward(make_model, task.outputs, precision), mesh)
 
         def outputs(params: Params, name: str) -> list[np.ndarray]:
             return outputs_of(name, task.parts[name].features, functools.partial(forward, params), c, mesh)
@@ -119,12 +122,16 @@ def run(c: FinetuneConfig, workdir: str | Path) -> dict[str, float]:
             restored = checkpoints.restore(abstract, mesh)
             state, counters = restored or (step.first_state(first_params(c, blueprint, make_model), optimizer), {})
             start, waiting = int(state.step), Waiting(**counters.get("waiting", {}))
+            last = start if waiting.is_over(c.train.patience) else steps
             say_what_runs(task, c, mesh, start, steps)
+            if start < last:
+                train_step.compile(abstract, a_batch_of_each_length(task.parts["train"].features, c, mesh))
+            forward.compile(abstract.params, a_batch_of_each_length(task.parts["validation"].features, c, mesh))
 
             # 5. The loop, as in train.py; evaluations come with a checkpoint, so that the best one can be kept.
             eval_at = evaluation_steps(per_epoch, c.train.evals_per_epoch)
             with MetricsLog(folder, c.train, steps=steps, resumed_at=start, counters=counters) as log:
-                last = start if waiting.is_over(c.train.patience) else steps
+                log.flops_per_token = sum(encoder_flops(model_config, task.parts["train"].features.lengths_N))
                 coming = prefetched(batch_of, range(start, last))
                 for done, batch in zip(range(start + 1, last + 1), coming, strict=True):
                     state, figures = train_step(state, batch)
@@ -223,6 +230,16 @@ def training_batches(
         return step.to_mesh(made, mesh)
 
     return batch
+
+
+def a_batch_of_each_length(
+    features: batches.Features, c: FinetuneConfig, mesh: jax.sharding.Mesh
+) -> list[dict[str, jax.Array]]:
+    """Returns a batch of padding for each length that batches of the examples have: what to compile for."""
+    found = batches.evaluation_batches(features.lengths_N, c.train.batch_size, row_length(c.data))
+    nothing = np.zeros(0, int)
+    blank = [batches.Choice(nothing, length) for length in sorted({choice.length for choice in found}, reverse=True)]
+    return [step.to_mesh(batches.make_batch(features, choice, c.train.batch_size), mesh) for choice in blank]
 
 
 def outputs_of(

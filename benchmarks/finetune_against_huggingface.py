@@ -31,7 +31,7 @@ from benchmarks.result import print_result
 from bertjax import backend, pretrained
 from bertjax.config import FinetuneConfig, OptimizerConfig, TaskDataConfig, TaskTrainConfig
 from bertjax.errors import UserError, reported
-from bertjax.tasks import classification, conll, tagging
+from bertjax.tasks import classification, conll, tagging, text_examples
 from bertjax.tasks.task import drawn
 from bertjax.training import optimizers
 
@@ -132,12 +132,12 @@ def material(c: FinetuneConfig, folder: Path) -> Material:
 
 
 def _sentences(c: FinetuneConfig, folder: Path, tokenizer: Any) -> Material:
-    parts = [classification.read_examples(path, classification.columns_of(c.data)) for path in _files(c)]
+    parts = [text_examples.read_examples(path, text_examples.columns_of(c.data)) for path in _files(c)]
     parts[0] = drawn(parts[0], c.data.examples, c.train.seed)
     names = classification.label_names(parts[0])
     number = {name: i for i, name in enumerate(names)}
 
-    def rows(examples: Sequence[classification.Example]) -> list[Row]:
+    def rows(examples: Sequence[text_examples.Example]) -> list[Row]:
         ids = tokenizer([e.text for e in examples], truncation=True, max_length=c.data.seq_len)["input_ids"]
         return [Row(one, number[e.label or ""]) for one, e in zip(ids, examples, strict=True)]
 

@@ -28,7 +28,7 @@ from benchmarks.google_script import stand_in
 from benchmarks.result import print_result
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import reported
-from bertjax.tasks import batches, classification
+from bertjax.tasks import batches, text_examples
 
 NASTY = (
     *(
@@ -125,15 +125,15 @@ def google(a: Arguments) -> tuple[ModuleType, Any]:
     return program, program.tokenization.FullTokenizer(vocab_file=a.vocab, do_lower_case=not a.cased)
 
 
-def examples(a: Arguments) -> Iterator[classification.Example]:
+def examples(a: Arguments) -> Iterator[text_examples.Example]:
     """Yields what is compared: the tables' rows, and what is drawn."""
     for path in a.data:
-        yield from classification.read_examples(
-            path, classification.Columns(a.text, a.second), lambda *_, **__: None, label_required=False
+        yield from text_examples.read_examples(
+            path, text_examples.Columns(a.text, a.second), lambda *_, **__: None, label_required=False
         )
     draw = random.Random(a.seed)
     for i in range(a.drawn):
-        yield classification.Example(
+        yield text_examples.Example(
             nasty_text(draw, a.seq_len), nasty_text(draw, a.seq_len) if i % 5 else None, None, i
         )
 
@@ -153,7 +153,7 @@ def compare(a: Arguments) -> dict[str, Any]:
     program, their_tokenizer = google(a)
     all_of_them = list(examples(a))
     tokenizer = Tokenizer.from_vocab(a.vocab, cased=a.cased)
-    made = classification.features(all_of_them, tokenizer, a.seq_len, ())
+    made = text_examples.features(all_of_them, tokenizer, a.seq_len, ())
     different = 0
     for i, example in enumerate(all_of_them):
         theirs = program.convert_single_example(

@@ -29,7 +29,7 @@ from bertjax.model.heads import means_over_spans
 from bertjax.model.params import Params
 from bertjax.model.pretraining import gather
 from bertjax.sharding import ACT_B, batch_shards, make_mesh
-from bertjax.tasks import answers, choices, classification, conll, tagging
+from bertjax.tasks import answers, choices, classification, conll, tagging, text_examples
 from bertjax.tasks.batches import Features, batches_of_tokens, make_batch, padded_lengths, side_by_side
 from bertjax.tasks.squad import Question
 from bertjax.training.step import Batch, to_mesh
@@ -312,9 +312,9 @@ class Model:
         pairs = [(text, None) if isinstance(text, str) else text for text in texts]
         if self.config.segments < 2 and any(second is not None for _, second in pairs):
             raise UserError("this model has one segment, as RoBERTa, and no pairs of texts; join them into one")
-        examples = [classification.Example(first, second, None, i) for i, (first, second) in enumerate(pairs)]
+        examples = [text_examples.Example(first, second, None, i) for i, (first, second) in enumerate(pairs)]
         limit = self.config.max_positions if truncate else sys.maxsize
-        features = classification.features(examples, self.tokenizer, limit, self.labels)
+        features = text_examples.features(examples, self.tokenizer, limit, self.labels)
         for i, row in enumerate(features.ids):
             if len(row) <= 2:  # [CLS] and [SEP]
                 raise UserError(f"texts[{i}] has no tokens: {_shown(texts[i])}; leave it out")

@@ -19,6 +19,8 @@ import finetune
 from bertjax import cli
 from bertjax.config import FinetuneConfig, MeshConfig, OptimizerConfig, Pooling, TaskDataConfig, TaskTrainConfig
 from bertjax.errors import UserError
+from bertjax.tasks import text_examples
+from bertjax.training import metrics
 from bertjax.training.checkpoints import best_step
 from bertjax.training.metrics import TIMING, read_metrics
 from tests.conftest import OBJECTS, SUBJECTS, VERBS
@@ -99,6 +101,21 @@ def test_it_says_how_far_it_is_and_takes_one_process(
     several = MeshConfig(coordinator="127.0.0.1:1", processes=2, process=0)
     with pytest.raises(UserError, match=r"mesh.coordinator='127.0.0.1:1' is for several processes, .* leave it out"):
         finetune.run(dataclasses.replace(task_config, mesh=several), tmp_path / "other")
+
+
+def test_mfu_is_told_where_the_peak_is_known(
+    task_config: FinetuneConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics, "peak_flops", lambda: 1e6)
+    short = dataclasses.replace(task_config.train, epochs=1, batch_size=64)
+    finetune.run(dataclasses.replace(task_config, train=short), tmp_path / "run")
+    steps = [line for line in read_metrics(tmp_path / "run") if "loss" in line]
+    model = bertjax.load(tmp_path / "run").config
+    body = model.layers * (24 * model.width**2 + 12 * model.width * model.mlp_width)
+    for line in steps:
+        flop = line["mfu"] * 1e6 / line["tokens_per_second"]  # of a token
+        attended = (flop - body) / (12 * model.layers * model.width)
+        assert 4 < attended < 32  # tokens of the other text that each one sees
 
 
 def predictions(path: Path) -> list[dict[str, str]]:
@@ -259,13 +276,13 @@ def untimed(workdir: Path) -> list[dict[str, float]]:
 
 def test_few_examples_of_each_class_are_drawn_by_the_seed(task_config: FinetuneConfig) -> None:
     data = dataclasses.replace(task_config.data, examples_per_class=5)
-    columns = finetune.classification.Columns()
-    examples = finetune.classification.read_examples(data.train, columns)
-    few, again, other = (finetune.classification.few_of_each(examples, data, seed) for seed in (0, 0, 1))
+    columns = text_examples.Columns()
+    examples = text_examples.read_examples(data.train, columns)
+    few, again, other = (text_examples.few_of_each(examples, data, seed) for seed in (0, 0, 1))
     assert few == again != other
     assert sorted(example.label or "" for example in few) == ["dry"] * 5 + ["wet"] * 5
     with pytest.raises(UserError, match="examples_per_class=5000, but"):
-        finetune.classification.few_of_each(examples, dataclasses.replace(data, examples_per_class=5000), 0)
+        text_examples.few_of_each(examples, dataclasses.replace(data, examples_per_class=5000), 0)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from bertjax.errors import UserError
 from bertjax.model import layers
 from bertjax.model.assembly import Assembly, Blueprint, classifier_heads
 from bertjax.model.pretraining import gather
-from bertjax.tasks import classification
+from bertjax.tasks import classification, text_examples
 from bertjax.tasks.batches import Features
 from bertjax.tasks.metrics import majority_baseline
 from bertjax.tasks.tables import read_rows
@@ -87,11 +87,11 @@ def read_examples(path: str, data: TaskDataConfig, *, label_required: bool) -> l
     columns = [data.text, *([] if data.second is None else [data.second]), *data.choices]
     required, optional = ([*columns, data.label], []) if label_required else (columns, [data.label])
     numbers = [str(k) for k in range(len(data.choices))]
-    check = functools.partial(classification.check_label, labels=numbers)
+    check = functools.partial(text_examples.check_label, labels=numbers)
     examples = []
     skip_bad = data.skip_bad_rows and label_required
     for index, row in enumerate(read_rows(path, required, optional, skip_bad=skip_bad)):
-        texts = [classification.text_of(value, column, row) for value, column in zip(row.values, columns, strict=False)]
+        texts = [text_examples.text_of(value, column, row) for value, column in zip(row.values, columns, strict=False)]
         start, choices = [], texts[1:]
         if data.second is not None:
             start, choices = texts[1:2], texts[2:]
@@ -100,13 +100,13 @@ def read_examples(path: str, data: TaskDataConfig, *, label_required: bool) -> l
     return examples
 
 
-def features(examples: Sequence[Example], tokenizer: classification.Tokenizer, seq_len: int) -> Features:
+def features(examples: Sequence[Example], tokenizer: text_examples.Tokenizer, seq_len: int) -> Features:
     """Returns rows of a pair for each choice, each cut to `seq_len`; `starts` [N, K] are where they begin.
 
     Source: Devlin et al. 2019, section 4.4.
     """
-    pairs = [classification.Example(one.text, choice, None, one.index) for one in examples for choice in one.choices]
-    made = classification.features(pairs, tokenizer, seq_len, ())
+    pairs = [text_examples.Example(one.text, choice, None, one.index) for one in examples for choice in one.choices]
+    made = text_examples.features(pairs, tokenizer, seq_len, ())
     choices = len(examples[0].choices)
     lengths_NK = made.lengths_N.reshape(-1, choices)
     groups = [slice(i, i + choices) for i in range(0, len(pairs), choices)]

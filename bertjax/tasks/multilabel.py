@@ -1,4 +1,4 @@
-"""Multi-label classification: of several classes a text has any number. Files, features and head of classification.
+"""Multi-label classification: of several classes a text has any number. Files and features of text_examples.
 
 Shape letters: B batch (rows), N examples, C classes.
 """
@@ -20,12 +20,13 @@ import scipy  # its parts are imported where they are used, which takes a while
 from bertjax.config import TaskDataConfig
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import UserError
-from bertjax.tasks import classification
+from bertjax.tasks import classification, text_examples
 from bertjax.tasks.batches import Features
-from bertjax.tasks.classification import Columns, Example, SequenceClassifier
+from bertjax.tasks.classification import SequenceClassifier
 from bertjax.tasks.metrics import multilabel_metrics
 from bertjax.tasks.tables import Row
 from bertjax.tasks.task import Task, drawn, files_of
+from bertjax.tasks.text_examples import Columns, Example
 from bertjax.training.losses import Sums, mean
 
 SEPARATOR = "|"
@@ -45,16 +46,16 @@ def make_task(data: TaskDataConfig, tokenizer: Tokenizer, seed: int) -> Task:
 
     def read(path: str, columns: Columns, *, label_required: bool) -> list[Example]:
         check = functools.partial(check_labels, labels=labels or None)
-        return classification.read_examples(path, columns, check, label_required=label_required)
+        return text_examples.read_examples(path, columns, check, label_required=label_required)
 
-    labelled = read(files_of(data)["train"], classification.columns_of(data), label_required=True)
+    labelled = read(files_of(data)["train"], text_examples.columns_of(data), label_required=True)
     train = drawn(labelled, data.examples, seed)
     labels = tuple(sorted({label for example in labelled for label in labels_of(example)}))
     if not labels:
         raise UserError(f"no example of {data.train} has a label; there is nothing to learn")
-    parts = classification.make_parts(data, train, read, lambda found: features(found, tokenizer, data.seq_len, labels))
+    parts = text_examples.make_parts(data, train, read, lambda found: features(found, tokenizer, data.seq_len, labels))
     held_out_NC = parts["validation"].features.targets["labels"]
-    classification.say_absent(
+    text_examples.say_absent(
         data.validation, {label for label, share in zip(labels, held_out_NC.max(0), strict=True) if share <= 0}
     )
     common_C = parts["train"].features.targets["labels"].mean(0) > 0.5
@@ -98,11 +99,11 @@ def labels_of(example: Example) -> list[str]:
 
 
 def features(
-    examples: Sequence[Example], tokenizer: classification.Tokenizer, seq_len: int, labels: Sequence[str]
+    examples: Sequence[Example], tokenizer: text_examples.Tokenizer, seq_len: int, labels: Sequence[str]
 ) -> Features:
     """Returns the features of classification, `labels` [N, C] 1 where an example has the label, otherwise 0."""
     unlabelled = [dataclasses.replace(example, label=None) for example in examples]
-    made = classification.features(unlabelled, tokenizer, seq_len, ())
+    made = text_examples.features(unlabelled, tokenizer, seq_len, ())
     has_NC = [[float(label in labels_of(example)) for label in labels] for example in examples]
     return dataclasses.replace(made, targets={"labels": np.array(has_NC, np.float32)})
 

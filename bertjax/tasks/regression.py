@@ -1,4 +1,4 @@
-"""Regression: a number for a text or a pair of texts, as STS-B's similarity. Files and features as in classification.
+"""Regression: a number for a text or a pair of texts, as STS-B's similarity.
 
 Shape letters: B batch (rows), N examples.
 """
@@ -21,12 +21,13 @@ from bertjax.config import ModelConfig, Pooling, TaskDataConfig
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import UserError
 from bertjax.sharding import REPLICATED
-from bertjax.tasks import classification
+from bertjax.tasks import classification, text_examples
 from bertjax.tasks.batches import Features
-from bertjax.tasks.classification import Columns, Example, SequenceClassifier
+from bertjax.tasks.classification import SequenceClassifier
 from bertjax.tasks.metrics import regression_metrics
 from bertjax.tasks.tables import Row
 from bertjax.tasks.task import Task, drawn, files_of
+from bertjax.tasks.text_examples import Columns, Example
 from bertjax.training.losses import Sums, mean
 
 LABELS = ("score",)
@@ -41,11 +42,11 @@ def make_task(data: TaskDataConfig, tokenizer: Tokenizer, seed: int) -> Task:
         raise UserError(f"data.examples_per_class={data.examples_per_class}, but scores are no classes; leave it out")
 
     def read(path: str, columns: Columns, *, label_required: bool) -> list[Example]:
-        return classification.read_examples(path, columns, check_score, label_required=label_required)
+        return text_examples.read_examples(path, columns, check_score, label_required=label_required)
 
-    labelled = read(files_of(data)["train"], classification.columns_of(data), label_required=True)
+    labelled = read(files_of(data)["train"], text_examples.columns_of(data), label_required=True)
     train = drawn(labelled, data.examples, seed)
-    parts = classification.make_parts(data, train, read, lambda found: features(found, tokenizer, data.seq_len))
+    parts = text_examples.make_parts(data, train, read, lambda found: features(found, tokenizer, data.seq_len))
     mean_score = float(parts["train"].features.targets["scores"].mean())
 
     def make_model(c: ModelConfig, pooling: Pooling, rngs: nnx.Rngs) -> SequenceClassifier:
@@ -83,10 +84,10 @@ def check_score(value: Any, row: Row, *, required: bool) -> str | None:
     return score
 
 
-def features(examples: Sequence[Example], tokenizer: classification.Tokenizer, seq_len: int) -> Features:
+def features(examples: Sequence[Example], tokenizer: text_examples.Tokenizer, seq_len: int) -> Features:
     """Returns the features of classification with `scores`, 0 where unknown."""
     unlabelled = [dataclasses.replace(example, label=None) for example in examples]
-    made = classification.features(unlabelled, tokenizer, seq_len, ())
+    made = text_examples.features(unlabelled, tokenizer, seq_len, ())
     scores_N = np.array([float(example.label or 0) for example in examples], np.float32)
     return Features(made.ids, made.segments, {"scores": scores_N}, made.pad_id, made.truncated)
 

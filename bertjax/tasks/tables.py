@@ -46,6 +46,9 @@ def read_rows(
         return
     path = Path(path)
     suffix, compression = _suffixes(path)
+    if suffix not in READERS:
+        known = f"{', '.join(READERS)}, or one of these with {', '.join(filter(None, documents.DECOMPRESSORS))}"
+        raise UserError(f"{path} is no table that can be read; known are {known}")
     if not path.is_file():
         raise UserError(f"{path} does not exist; name a {', '.join(READERS)} file")
     with path.open("rb") as raw, documents.DECOMPRESSORS[compression](raw) as stream:
@@ -69,18 +72,12 @@ def check_whole(text: str, where: str) -> None:
 
 def has_objects(path: str | Path) -> bool:
     """Returns whether rows have more than strings: those of .jsonl, plain or compressed, and of a TFDS data set."""
-    suffixes = Path(path).suffixes[-2:]
-    plain = suffixes[:-1] if suffixes and suffixes[-1] in documents.DECOMPRESSORS else suffixes
-    return str(path).startswith(documents.TFDS) or plain[-1:] == [".jsonl"]
+    return str(path).startswith(documents.TFDS) or _suffixes(Path(path))[0] == ".jsonl"
 
 
 def _suffixes(path: Path) -> tuple[str, str]:
     compression = path.suffix if path.suffix in documents.DECOMPRESSORS else ""
-    suffix = Path(path.name.removesuffix(compression)).suffix
-    if suffix not in READERS:
-        known = f"{', '.join(READERS)}, or one of these with {', '.join(filter(None, documents.DECOMPRESSORS))}"
-        raise UserError(f"{path} is no table that can be read; known are {known}")
-    return suffix, compression
+    return Path(path.name.removesuffix(compression)).suffix, compression
 
 
 Bad = list[str] | None

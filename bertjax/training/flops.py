@@ -37,9 +37,13 @@ def flops_by_part(c: ModelConfig, vocab_size: int, batch: Mapping[str, np.ndarra
         (batch["spans"] + np.arange(len(batch["spans"]))[:, None] * (batch["spans"].max() + 1))[batch["spans"] > 0],
         return_counts=True,
     )
+    predicted = float(batch["weights"].sum() / length.sum()) if "predict" in batch else 0.0
+    return Flops(*encoder_flops(c, length), 6 * predicted * (c.width**2 + c.width * vocab_size))
+
+
+def encoder_flops(c: ModelConfig, length: np.ndarray) -> tuple[float, float]:
+    """Returns FLOPs a token of the blocks' products with weights, and of attention, for texts of so many tokens."""
     attended = float((length**2).sum() / length.sum())
     mlp_matrices = 3 if c.family == "modernbert" else 2
     body = c.layers * (24 * c.width**2 + 6 * mlp_matrices * c.width * c.mlp_width)
-    attention = 12 * c.layers * c.width * attended
-    predicted = float(batch["weights"].sum() / length.sum()) if "predict" in batch else 0.0
-    return Flops(body, attention, 6 * predicted * (c.width**2 + c.width * vocab_size))
+    return body, 12 * c.layers * c.width * attended

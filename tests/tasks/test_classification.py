@@ -21,20 +21,14 @@ from bertjax.model.params import Params, params_of
 from bertjax.sharding import make_mesh
 from bertjax.tasks.batches import Choice, evaluation_batches, make_batch
 from bertjax.tasks.classification import (
-    CheckLabel,
-    Columns,
-    Example,
     SequenceClassifier,
-    check_label,
     classification_loss,
-    columns_of,
-    features,
     label_names,
     logits,
     make_task,
-    read_examples,
     write_predictions,
 )
+from bertjax.tasks.text_examples import CheckLabel, Columns, Example, check_label, columns_of, features, read_examples
 from bertjax.training.step import to_mesh
 
 MODEL = ModelConfig(vocab_size=100, width=16, layers=1, heads=2, mlp_width=32, max_positions=64)

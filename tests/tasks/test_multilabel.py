@@ -17,8 +17,9 @@ from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import UserError
 from bertjax.sharding import make_mesh
 from bertjax.tasks.batches import Choice, make_batch
-from bertjax.tasks.classification import Columns, Example, SequenceClassifier, logits, read_examples
+from bertjax.tasks.classification import SequenceClassifier, logits
 from bertjax.tasks.multilabel import check_labels, features, make_task, multilabel_loss, write_predictions
+from bertjax.tasks.text_examples import Columns, Example, read_examples
 from bertjax.training.step import fresh_params, make_forward, to_mesh
 from tests.conftest import OBJECTS, SUBJECTS, VERBS
 from tests.tasks.test_classification import Letters

@@ -9,8 +9,8 @@ import pytest
 from bertjax.config import MeshConfig, ModelConfig, TaskDataConfig
 from bertjax.errors import UserError
 from bertjax.sharding import make_mesh
-from bertjax.tasks.classification import Columns, Example, read_examples
 from bertjax.tasks.regression import check_score, features, make_task, write_predictions
+from bertjax.tasks.text_examples import Columns, Example, read_examples
 from bertjax.training.step import fresh_params
 from tests.tasks.test_classification import Letters
 

@@ -1,52 +1,20 @@
-"""Every setting of a run, with its default: frozen dataclasses that check themselves when they are made.
+"""A pretraining run, and the groups that a fine-tuning run shares with it. The defaults are BERT-base at 128 positions.
 
-The defaults are BERT-base at 128 positions as in Devlin et al. 2019, appendix A.2. A file under configs/ says what
-differs, the command line overrides it (`--optimizer.peak_lr=3e-4`). A field made by `free` may change when a run is
-resumed; a change to any other would bend the curve and is refused.
+Source: Devlin et al. 2019, appendix A.2.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
-import math
 import re
-from typing import Any, Literal, TypeVar
+from typing import Literal
 
-T = TypeVar("T")
-
-Pooling = Literal["cls", "mean", "weighted", "layers"]
-"""A text's vector: the pooler's over [CLS], the mean of the last hidden states, their mean by learned weights."""
+from bertjax.config.fields import check, check_not_negative, check_positive, check_share, free
 
 Precision = Literal["auto", "float32", "bfloat16"]
 Prng = Literal["threefry2x32", "rbg", "unsafe_rbg"]
 """JAX's generators. Of threefry2x32 every mesh draws the same numbers, each device only its own."""
-
-
-def free(default: T) -> T:
-    """Returns a dataclass field that may differ when a run is resumed: it does not change the curve."""
-    field: Any = dataclasses.field(default=default, metadata={"free": True})
-    return field
-
-
-def _check(holds: bool, message: str) -> None:
-    if not holds:
-        raise ValueError(message)
-
-
-def _check_share(**shares: float) -> None:
-    for name, value in shares.items():
-        _check(0.0 <= value <= 1.0, f"{name}={value} is not between 0 and 1")
-
-
-def _check_positive(**values: float) -> None:
-    for name, value in values.items():
-        _check(math.isfinite(value) and value > 0, f"{name}={value} is not greater than 0")
-
-
-def _check_not_negative(**values: float) -> None:
-    for name, value in values.items():
-        _check(math.isfinite(value) and value >= 0, f"{name}={value} is negative or not finite")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +68,7 @@ class ModelConfig:
     attention, too; all of it. Same result to rounding."""
 
     def __post_init__(self) -> None:
-        _check_positive(
+        check_positive(
             width=self.width,
             layers=self.layers,
             heads=self.heads,
@@ -110,25 +78,23 @@ class ModelConfig:
             norm_epsilon=self.norm_epsilon,
             init_std=self.init_std,
         )
-        _check_not_negative(position_offset=self.position_offset)
-        _check_positive(
+        check_not_negative(position_offset=self.position_offset)
+        check_positive(
             global_every=self.global_every,
             local_window=self.local_window,
             rope_theta=self.rope_theta,
             local_rope_theta=self.local_rope_theta,
         )
         if self.vocab_size is not None:
-            _check_positive(vocab_size=self.vocab_size)
+            check_positive(vocab_size=self.vocab_size)
         divisors = [h for h in range(1, self.width + 1) if self.width % h == 0]
         nearest = min(divisors, key=lambda h: abs(h - self.heads))
-        _check(
-            self.width % self.heads == 0, f"heads={self.heads} do not divide width={self.width}; use heads={nearest}"
-        )
-        _check_share(dropout=self.dropout, attention_dropout=self.attention_dropout)
-        _check(max(self.dropout, self.attention_dropout) < 1, "a dropout of 1 leaves nothing; use less")
+        check(self.width % self.heads == 0, f"heads={self.heads} do not divide width={self.width}; use heads={nearest}")
+        check_share(dropout=self.dropout, attention_dropout=self.attention_dropout)
+        check(max(self.dropout, self.attention_dropout) < 1, "a dropout of 1 leaves nothing; use less")
         if self.family == "modernbert":
             rotatable = self.width // self.heads % 2 == 0
-            _check(
+            check(
                 rotatable, f"width={self.width} over heads={self.heads} is odd, which cannot be rotated; use even heads"
             )
 
@@ -172,27 +138,27 @@ class DataConfig:
     """Threads that make them."""
 
     def __post_init__(self) -> None:
-        _check(self.seq_len >= 8, f"seq_len={self.seq_len} is too short; use at least 8")
-        _check(bool(self.paths), "path=() names no corpus")
-        _check(
+        check(self.seq_len >= 8, f"seq_len={self.seq_len} is too short; use at least 8")
+        check(bool(self.paths), "path=() names no corpus")
+        check(
             len(self.weights) in (0, len(self.paths)),
             f"weights={self.weights} are {len(self.weights)}, but path names {len(self.paths)}; give one for each",
         )
-        _check_positive(**{f"weights[{i}]": weight for i, weight in enumerate(self.weights)})
-        _check_positive(
+        check_positive(**{f"weights[{i}]": weight for i, weight in enumerate(self.weights)})
+        check_positive(
             max_predictions=self.max_predictions,
             ngram_max=self.ngram_max,
             prefetch=self.prefetch,
             threads=self.threads,
         )
-        _check_share(
+        check_share(
             mask_rate=self.mask_rate,
             eval_mask_rate=self.eval_mask_rate,
             mask_token_share=self.mask_token_share,
             random_token_share=self.random_token_share,
         )
         shares = self.mask_token_share + self.random_token_share
-        _check(shares <= 1 + 1e-9, f"mask_token_share + random_token_share = {shares} is more than 1")
+        check(shares <= 1 + 1e-9, f"mask_token_share + random_token_share = {shares} is more than 1")
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -230,15 +196,15 @@ class OptimizerConfig:
     """The learning rate of each layer is that of the one above times this, the heads' being the highest."""
 
     def __post_init__(self) -> None:
-        _check_positive(peak_lr=self.peak_lr, epsilon=self.epsilon, clip_norm=self.clip_norm)
-        _check(0 < self.layer_decay <= 1, f"layer_decay={self.layer_decay} is not above 0 and at most 1")
-        _check_not_negative(warmup_steps=self.warmup_steps or 0, weight_decay=self.weight_decay)
-        _check_not_negative(decay_steps=self.decay_steps or 0)
-        _check(
+        check_positive(peak_lr=self.peak_lr, epsilon=self.epsilon, clip_norm=self.clip_norm)
+        check(0 < self.layer_decay <= 1, f"layer_decay={self.layer_decay} is not above 0 and at most 1")
+        check_not_negative(warmup_steps=self.warmup_steps or 0, weight_decay=self.weight_decay)
+        check_not_negative(decay_steps=self.decay_steps or 0)
+        check(
             self.decay_steps is None or self.schedule == "stable",
             f"decay_steps={self.decay_steps} belongs to schedule='stable'; schedule={self.schedule!r} always falls",
         )
-        _check_share(b1=self.b1, b2=self.b2)
+        check_share(b1=self.b1, b2=self.b2)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -280,7 +246,7 @@ class TrainConfig:
     """Steps of the trace."""
 
     def __post_init__(self) -> None:
-        _check_positive(
+        check_positive(
             steps=self.steps,
             batch_size=self.batch_size,
             microbatches=self.microbatches,
@@ -289,12 +255,12 @@ class TrainConfig:
             log_every=self.log_every,
             profile_steps=self.profile_steps,
         )
-        _check_not_negative(seed=self.seed)
+        check_not_negative(seed=self.seed)
         if self.budget is not None:
-            _check(self.budget_seconds > 0, f"budget={self.budget!r} is not a time; write 30m, 1h30m or 90s")
+            check(self.budget_seconds > 0, f"budget={self.budget!r} is not a time; write 30m, 1h30m or 90s")
         if self.profile_from is not None:
-            _check_positive(profile_from=self.profile_from)
-            _check(
+            check_positive(profile_from=self.profile_from)
+            check(
                 self.profiled.stop <= self.steps + 1,
                 f"profile_from={self.profile_from}, profile_steps={self.profile_steps}: the last is step"
                 f" {self.profiled.stop - 1}, but there are steps={self.steps}",
@@ -328,9 +294,9 @@ class CheckpointConfig:
     """Checkpoints at multiples of this many steps are kept for good."""
 
     def __post_init__(self) -> None:
-        _check_positive(save_every=self.save_every, keep=self.keep)
+        check_positive(save_every=self.save_every, keep=self.keep)
         if self.keep_every is not None:
-            _check_positive(keep_every=self.keep_every)
+            check_positive(keep_every=self.keep_every)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -358,19 +324,19 @@ class MeshConfig:
 
     def __post_init__(self) -> None:
         sizes = (self.data, self.fsdp, self.model)
-        _check(all(s == -1 or s > 0 for s in sizes), f"mesh (data, fsdp, model) = {sizes}: use sizes above 0, or -1")
-        _check(sizes.count(-1) <= 1, f"mesh (data, fsdp, model) = {sizes}: only one of them can be -1")
-        _check(self.slices == -1 or self.slices > 0, f"slices={self.slices}: use a number above 0, or -1")
-        _check_positive(heartbeat_seconds=self.heartbeat_seconds)
+        check(all(s == -1 or s > 0 for s in sizes), f"mesh (data, fsdp, model) = {sizes}: use sizes above 0, or -1")
+        check(sizes.count(-1) <= 1, f"mesh (data, fsdp, model) = {sizes}: only one of them can be -1")
+        check(self.slices == -1 or self.slices > 0, f"slices={self.slices}: use a number above 0, or -1")
+        check_positive(heartbeat_seconds=self.heartbeat_seconds)
         address, counts = self.coordinator, (self.processes, self.process)
         named = address not in (None, "auto")
-        _check(
+        check(
             (None not in counts) if named else counts == (None, None),
             f"coordinator={address!r}, processes={self.processes}, process={self.process}: all three go together",
         )
-        _check(not named or ":" in str(address), f"coordinator={address!r} is not HOST:PORT")
+        check(not named or ":" in str(address), f"coordinator={address!r} is not HOST:PORT")
         if self.processes is not None and self.process is not None:
-            _check(
+            check(
                 0 <= self.process < self.processes,
                 f"process={self.process} is not between 0 and processes={self.processes}, exclusive",
             )
@@ -390,7 +356,7 @@ class Phase:
     """Parts of a batch that are computed one after the other."""
 
     def __post_init__(self) -> None:
-        _check_positive(steps=self.steps, batch_size=self.batch_size, microbatches=self.microbatches)
+        check_positive(steps=self.steps, batch_size=self.batch_size, microbatches=self.microbatches)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -408,19 +374,19 @@ class Config:
 
     def __post_init__(self) -> None:
         longest = max(data.seq_len for data in (self.data, *(phase.data for phase in self.phases)))
-        _check(
+        check(
             longest <= self.model.max_positions,
             f"data.seq_len={longest} is more than model.max_positions={self.model.max_positions}",
         )
         later = sum(phase.steps for phase in self.phases)
-        _check(later < self.train.steps, f"the {later} steps of phases leave nothing of train.steps={self.train.steps}")
-        _check(
+        check(later < self.train.steps, f"the {later} steps of phases leave nothing of train.steps={self.train.steps}")
+        check(
             (self.optimizer.warmup_steps or 0) < self.train.steps,
             f"optimizer.warmup_steps={self.optimizer.warmup_steps} leaves nothing of train.steps={self.train.steps};"
             " None takes a tenth",
         )
         changing = (self.optimizer.warmup_steps or 0) + (self.optimizer.decay_steps or 0)
-        _check(
+        check(
             changing <= self.train.steps,
             f"optimizer.warmup_steps and decay_steps are {changing} together, more than train.steps={self.train.steps};"
             " None takes a tenth",
@@ -452,164 +418,3 @@ class Config:
         later = [phase.steps for phase in self.phases]
         ends = [*itertools.accumulate([self.train.steps - sum(later), *later])]
         return [(range(*cut), c) for cut, c in zip(itertools.pairwise([0, *ends]), settings, strict=True)]
-
-
-@dataclasses.dataclass(frozen=True)
-class TaskDataConfig:
-    """The files of a task, plain or compressed.
-
-    They are .tsv, .csv, .jsonl or TFDS data sets (tfds:NAME, tfds:NAME#SPLIT) with these columns; for answers SQuAD's
-    .json, for tagging CoNLL's columns.
-    """
-
-    train: str = free("")
-    """Labelled examples to learn from, or `installed-docs`: from which library is a sentence?"""
-    validation: str = free("")
-    """Labelled examples to evaluate on; the best checkpoint is the one that does best here."""
-    test: str | None = free(None)
-    """Examples to predict with the best checkpoint, labelled or not."""
-    also: tuple[str, ...] = free(())
-    """More labelled files to evaluate the best checkpoint on, as MNLI's mismatched one."""
-    submission: str | None = free(None)
-    """Also write the test file's predictions as glue/NAME.tsv, as GLUE's server takes them: `CoLA`, `MNLI-m`, ..."""
-    text: str = "text"
-    """Column of the text, or of the token: its name in the header, or its number from 0 where there is no header."""
-    test_text: str | None = free(None)
-    """Column of the text in the test file, where it is another one."""
-    second: str | None = None
-    """Column of the second text, for pairs."""
-    choices: tuple[str, ...] = ()
-    """Choice: columns of the ways to go on. `second`, if it is set, is what each of them begins with, and the label is
-    the number of the right one, from 0."""
-    label: str = "label"
-    """Column of the label; of several, with a | between them."""
-    skip_bad_rows: bool = False
-    """Leave rows of a table out that have too many or too few columns, or are no JSON, and count them. Not of the test
-    file, where every row has a prediction."""
-    positive: str | None = None
-    """The label, of two, whose precision, recall and F1 are told; None takes the last as they are sorted."""
-    seq_len: int = 128
-    """Most tokens of an example (S), special ones included; longer ones are cut."""
-    examples_per_class: int | None = None
-    """Learn from this many examples of each class, drawn by the seed; None takes all."""
-    examples: int | None = None
-    """Learn from at most so many examples, drawn by the seed; None takes all."""
-    stride: int = 128
-    """Tokens from the beginning of a window over a text that is too long for one to that of the next."""
-    question_len: int = 64
-    """Answers: most tokens of a question; longer ones are cut."""
-    context: int = 0
-    """Tagging: most tokens on either side of a sentence, from its document, that are read with it."""
-    token_prefix: str = ""
-    """Tagging: what is taken off the beginning of every token, such as WikiANN's `en:`."""
-    max_answer: int = 30
-    """Answers: most tokens of an answer that is given."""
-    unanswerable: bool = False
-    """Answers: whether some questions have none, as in SQuAD 2.0; the threshold is then chosen by the validation."""
-
-    def __post_init__(self) -> None:
-        _check(self.seq_len >= 8, f"seq_len={self.seq_len} is too short; use at least 8")
-        _check_positive(stride=self.stride, question_len=self.question_len, max_answer=self.max_answer)
-        _check_not_negative(context=self.context)
-        if self.examples is not None:
-            _check_positive(examples=self.examples)
-        if self.examples_per_class is not None:
-            _check_positive(examples_per_class=self.examples_per_class)
-
-
-@dataclasses.dataclass(frozen=True)
-class TaskTrainConfig:
-    """How long, how much at a time, from which weights, and what is reported on the way."""
-
-    epochs: int = 3
-    """Times that every example is read."""
-    batch_size: int = 32
-    """Examples of a step, over all devices (B)."""
-    seed: int = 0
-    """Everything random folds from it: the head's weights, the order of the examples, dropout."""
-    from_scratch: bool = False
-    """Start from random weights of the same model instead: shows what the pretraining is worth."""
-    pooling: Pooling = "cls"
-    """What a text's label is told from: [CLS] through the pretrained pooler; the mean of the last hidden states, by
-    equal or by learned weights; or the means of the embeddings and of every layer's hidden states side by side."""
-    dropout: float | None = None
-    """On the embeddings, the sublayers and the head; None keeps the pretrained model's."""
-    mask_rate: float = 0.0
-    """Share of an example's tokens read as [MASK], others each time: against learning few examples by heart."""
-    precision: Precision = "float32"
-    """Of the matrix products; `auto` takes the faster on the devices that the run begins on."""
-    frozen_layers: int | None = None
-    """Layers that stay as they are, from the lowest; the embeddings do, too, and with 0 only they. None: nothing."""
-    evals_per_epoch: int = 1
-    """Evaluations, each with a checkpoint, in an epoch; the last is at its end."""
-    metric: str | None = None
-    """Figure of the validation file that is highest at the best checkpoint; None takes accuracy, of scores spearman."""
-    patience: int | None = free(None)
-    """Evaluations in a row without a better figure after which training stops; None never stops it."""
-    log_every: int = free(1)
-    """Steps between lines of metrics.jsonl."""
-    tensorboard: bool = free(False)
-    """Also write TensorBoard events into the workdir (extra `tensorboard`)."""
-    wandb_project: str | None = free(None)
-    """Also log to this Weights & Biases project (extra `wandb`)."""
-
-    def __post_init__(self) -> None:
-        _check_positive(
-            epochs=self.epochs,
-            batch_size=self.batch_size,
-            evals_per_epoch=self.evals_per_epoch,
-            log_every=self.log_every,
-        )
-        _check_not_negative(seed=self.seed)
-        if self.frozen_layers is not None:
-            _check_not_negative(frozen_layers=self.frozen_layers)
-        if self.patience is not None:
-            _check_positive(patience=self.patience)
-        _check(0 <= self.mask_rate < 1, f"mask_rate={self.mask_rate} is not from 0 to below 1")
-        if self.dropout is not None:
-            _check(0 <= self.dropout < 1, f"dropout={self.dropout} is not between 0 and 1")
-
-
-@dataclasses.dataclass(frozen=True)
-class SweepConfig:
-    """What `--sweep` goes through, every value with every other (Devlin et al. 2019, appendix A.3; seeds are ours)."""
-
-    peak_lr: tuple[float, ...] = free((5e-5, 3e-5, 2e-5))
-    """Values of optimizer.peak_lr."""
-    batch_size: tuple[int, ...] = free((16, 32))
-    """Values of train.batch_size."""
-    epochs: tuple[int, ...] = free((2, 3, 4))
-    """Values of train.epochs."""
-    seed: tuple[int, ...] = free((0, 1, 2))
-    """Values of train.seed; the spread over them says what a difference between settings is worth."""
-
-    def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            values = getattr(self, field.name)
-            _check(len(values) > 0, f"sweep.{field.name} has no values; give at least one")
-            _check(len(set(values)) == len(values), f"sweep.{field.name}={values} has a value twice")
-
-
-@dataclasses.dataclass(frozen=True)
-class FinetuneConfig:
-    """A fine-tuning run."""
-
-    task: Literal["classification", "multilabel", "regression", "tagging", "answers", "choice"] = "classification"
-    """What a text or a pair of texts is given: one of several labels, any, a number, names of its parts, an answer, the
-    right one of several ways to go on."""
-    init_from: str = free("")
-    """What to start from: a pretraining run's folder (its newest checkpoint), or one of Hugging Face's."""
-    data: TaskDataConfig = dataclasses.field(default_factory=TaskDataConfig)
-    optimizer: OptimizerConfig = dataclasses.field(
-        default_factory=lambda: OptimizerConfig(peak_lr=5e-5, warmup_steps=None)
-    )
-    train: TaskTrainConfig = dataclasses.field(default_factory=TaskTrainConfig)
-    checkpoint: CheckpointConfig = dataclasses.field(default_factory=lambda: CheckpointConfig(keep=1))
-    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
-    sweep: SweepConfig = dataclasses.field(default_factory=SweepConfig)
-
-    def __post_init__(self) -> None:
-        _check(
-            (self.task == "choice") == (len(self.data.choices) > 1),
-            f"task={self.task!r} with data.choices={self.data.choices}; name two or more columns for choice, else none",
-        )
