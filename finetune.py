@@ -271,7 +271,8 @@ def evaluation_steps(per_epoch: int, evaluations: int) -> set[int]:
 def first_params(c: FinetuneConfig, blueprint: Blueprint, make_model: step.MakeModel) -> Params:
     """Returns a new head's weights, and the pretrained ones under it unless the run starts from scratch.
 
-    A model without a pooler, such as Hugging Face's BertForMaskedLM, gets a new one, and a line says so.
+    A model without a pooler, such as Hugging Face's BertForMaskedLM, gets a new one, and a line says so. ModernBERT's
+    transform begins as that of the masked-LM head, as in Hugging Face's classes.
     """
     params = step.fresh_params(make_model, c.train.seed)
     if not c.train.from_scratch:
@@ -281,6 +282,9 @@ def first_params(c: FinetuneConfig, blueprint: Blueprint, make_model: step.MakeM
             params["pooler"] = loaded["pooler"]
         elif "pooler" in params:
             print(f"{c.init_from} has no pooler: it starts from random weights", file=sys.stderr)
+        pretrained_transform = loaded.get("transform", loaded.get("masked_lm"))
+        if "transform" in params and pretrained_transform is not None:
+            params["transform"] = {name: pretrained_transform[name] for name in params["transform"]}
     return params
 
 

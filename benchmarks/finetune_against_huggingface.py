@@ -64,6 +64,8 @@ class Arguments:
     """Most tokens of an example."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of our matrix products."""
+    pooling: Literal["cls", "mean"] = "cls"
+    """The vector of a text; Hugging Face's classes take the mean of ModernBERT only."""
 
 
 class Row(NamedTuple):
@@ -101,7 +103,7 @@ def make_config(a: Arguments) -> FinetuneConfig:
                 **columns,
             ),
             optimizer=OptimizerConfig(peak_lr=a.peak_lr, warmup_steps=None),
-            train=TaskTrainConfig(epochs=a.epochs, batch_size=a.batch_size, precision=a.precision),
+            train=TaskTrainConfig(epochs=a.epochs, batch_size=a.batch_size, precision=a.precision, pooling=a.pooling),
         )
     except ValueError as error:
         raise UserError(str(error)) from error
@@ -148,7 +150,8 @@ def _sentences(c: FinetuneConfig, folder: Path, tokenizer: Any) -> Material:
         return float(np.mean(np.stack(logits).argmax(axis=1) == labels_N))
 
     make = transformers.AutoModelForSequenceClassification.from_pretrained
-    return Material(functools.partial(make, folder, num_labels=len(names)), train, validation, accuracy)
+    pooling = {} if c.train.pooling == "cls" else {"classifier_pooling": c.train.pooling}
+    return Material(functools.partial(make, folder, num_labels=len(names), **pooling), train, validation, accuracy)
 
 
 def _tags(c: FinetuneConfig, folder: Path, tokenizer: Any) -> Material:
@@ -288,6 +291,9 @@ def compare(a: Arguments) -> dict[str, Any]:
     if len(a.seeds) < 2:
         raise UserError(f"seeds={a.seeds} give no standard error; use two or more")
     c = make_config(a)
+    family = pretrained.read_blueprint(a.init_from).config.family
+    if a.pooling == "mean" and family != "modernbert":
+        raise UserError(f"--pooling mean, but {a.init_from} is of the family {family}; leave it out")
     with tempfile.TemporaryDirectory() as directory:
         folder = Path(directory) / "exported"
         pretrained.export_folder(a.init_from, folder)

@@ -13,13 +13,26 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 
 import bertjax
 import finetune
-from bertjax import cli
-from bertjax.config import FinetuneConfig, MeshConfig, OptimizerConfig, Pooling, TaskDataConfig, TaskTrainConfig
+from bertjax import cli, pretrained
+from bertjax.config import (
+    FinetuneConfig,
+    MeshConfig,
+    ModelConfig,
+    OptimizerConfig,
+    Pooling,
+    TaskDataConfig,
+    TaskTrainConfig,
+)
 from bertjax.errors import UserError
+from bertjax.model.assembly import Assembly, Blueprint
+from bertjax.model.params import params_of
+from bertjax.sharding import make_mesh
 from bertjax.tasks import text_examples
+from bertjax.tasks.classification import SequenceClassifier
 from bertjax.training import metrics
 from bertjax.training.checkpoints import best_step
 from bertjax.training.metrics import TIMING, read_metrics
@@ -213,6 +226,25 @@ def test_it_starts_from_a_fine_tuned_model_with_a_new_classifier(
         for old, new in zip(jax.tree.leaves(before[name]), jax.tree.leaves(after[name]), strict=True):
             np.testing.assert_allclose(old, new, atol=1e-6)
     assert after["classifier"]["kernel"].shape == (32, 1)
+
+
+def test_modernberts_transform_begins_as_the_masked_lm_heads(
+    task_config: FinetuneConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny = ModelConfig(family="modernbert", vocab_size=70, width=16, layers=1, heads=2, mlp_width=32, max_positions=64)
+    blueprint = Blueprint(tiny, ("masked_lm",))
+
+    def make_model(rngs: nnx.Rngs) -> nnx.Module:
+        return SequenceClassifier(tiny, 2, pooling="mean", rngs=rngs)
+
+    with jax.set_mesh(make_mesh(task_config.mesh)):
+        loaded = params_of(Assembly(blueprint, rngs=nnx.Rngs(7)))
+        loaded["masked_lm"]["norm"]["scale"] *= 3
+        monkeypatch.setattr(pretrained, "read_params", lambda *_: loaded)
+        params = finetune.first_params(task_config, blueprint, make_model)
+    assert np.unique(params["transform"]["norm"]["scale"]) == 3
+    np.testing.assert_array_equal(params["transform"]["dense"]["kernel"], loaded["masked_lm"]["dense"]["kernel"])
+    assert params["classifier"]["kernel"].shape == (16, 2)
 
 
 def test_the_flag_sweeps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
