@@ -16,16 +16,15 @@ import argparse
 import dataclasses
 import functools
 import hashlib
-import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import jax
 import numpy as np
 from flax import nnx
 
-from bertjax import backend, command_line, pretrained, report, runs, sharding, storage
+from bertjax import backend, command_line, hosts, pretrained, report, runs, sharding, storage
 from bertjax.config import FinetuneConfig, TaskDataConfig
 from bertjax.data import installed_docs
 from bertjax.data.batches import prefetched
@@ -65,7 +64,6 @@ def run(c: FinetuneConfig, workdir: str | Path) -> dict[str, float]:
     saved, after SIGINT or SIGTERM.
     """
     # 1. What there is to compute on, to start from and to learn.
-    check_processes(c)
     mesh = sharding.make_mesh(c.mesh)
     sharding.check_batch(c.train.batch_size, mesh)
     blueprint = pretrained_blueprint(c)
@@ -84,9 +82,11 @@ def run(c: FinetuneConfig, workdir: str | Path) -> dict[str, float]:
     }
 
     # 2. What a step reads: examples of about one length, a pure function of the step.
-    per_epoch = -(-len(task.parts["train"].features.ids) // c.train.batch_size)
+    train = task.parts["train"].features
+    per_epoch = -(-len(train.ids) // c.train.batch_size)
     steps = c.train.epochs * per_epoch
-    batch_of = training_batches(task.parts["train"].features, c, tokenizer, mesh)
+    padded = batches.fitting_lengths(train.lengths_N, row_length(c.data))
+    batch_of = training_batches(train, padded, c, tokenizer, mesh)
 
     with storage.opened(workdir) as folder, runs.lock(folder.files), jax.set_mesh(mesh):
         c = runs.with_precision(c, folder.files, mesh.devices.flat[0])
@@ -109,7 +109,7 @@ def run(c: FinetuneConfig, workdir: str | Path) -> dict[str, float]:
         forward = Ahead(step.make_forward(make_model, task.outputs, precision), mesh)
 
         def outputs(params: Params, name: str) -> list[np.ndarray]:
-            return outputs_of(name, task.parts[name].features, functools.partial(forward, params), c, mesh)
+            return outputs_of(name, task.parts[name].features, padded, functools.partial(forward, params), c, mesh)
 
         def evaluate(params: Params) -> dict[str, float]:
             part, found = task.parts["validation"], outputs(params, "validation")
@@ -125,29 +125,31 @@ def run(c: FinetuneConfig, workdir: str | Path) -> dict[str, float]:
             last = start if waiting.is_over(c.train.patience) else steps
             say_what_runs(task, c, mesh, start, steps)
             if start < last:
-                train_step.compile(abstract, a_batch_of_each_length(task.parts["train"].features, c, mesh))
-            forward.compile(abstract.params, a_batch_of_each_length(task.parts["validation"].features, c, mesh))
+                train_step.compile(abstract, a_batch_of_each_length(train, padded, c, mesh))
+            held_out = task.parts["validation"].features
+            forward.compile(abstract.params, a_batch_of_each_length(held_out, padded, c, mesh))
 
             # 5. The loop, as in train.py; evaluations come with a checkpoint, so that the best one can be kept.
             eval_at = evaluation_steps(per_epoch, c.train.evals_per_epoch)
             with MetricsLog(folder, c.train, steps=steps, resumed_at=start, counters=counters) as log:
-                log.flops_per_token = sum(encoder_flops(model_config, task.parts["train"].features.lengths_N))
+                log.flops_per_token = sum(encoder_flops(model_config, train.lengths_N))
                 coming = prefetched(batch_of, range(start, last))
                 for done, batch in zip(range(start + 1, last + 1), coming, strict=True):
-                    state, figures = train_step(state, batch)
+                    state, on_device = train_step(state, batch)
                     epoch, within = divmod(done - 1, per_epoch)
-                    log.train(done, figures, epoch=epoch + 1)
+                    log.train(done, on_device, epoch=epoch + 1)
+                    leaving = stop.agreed()
                     if (within + 1) in eval_at:
-                        held_out = evaluate(state.params)
-                        log.evaluation(done, held_out, epoch=epoch + 1)
-                        waiting = waiting.after(held_out[metric])
-                        checkpoints.save(state, done, log.counters() | {"waiting": waiting._asdict()}, figures=held_out)
-                    if stop.requested:
+                        figures = evaluate(state.params)
+                        log.evaluation(done, figures, epoch=epoch + 1)
+                        waiting = waiting.after(figures[metric])
+                        checkpoints.save(state, done, log.counters() | {"waiting": waiting._asdict()}, figures=figures)
+                    if leaving:
                         log.flush()
                         checkpoints.save(state, done, log.counters() | {"waiting": waiting._asdict()})
                         break
                     if waiting.is_over(c.train.patience):
-                        print(f"stopped: evaluations without a better {metric}: {waiting.evaluations}", file=sys.stderr)
+                        hosts.say(f"stopped: evaluations without a better {metric}: {waiting.evaluations}")
                         break
         stop.leave_if_requested()
 
@@ -157,22 +159,10 @@ def run(c: FinetuneConfig, workdir: str | Path) -> dict[str, float]:
         found = {name: outputs(params, name) for name in task.parts if name != "train"}
         chosen = task.choose(task.parts["validation"], found["validation"])
         final = figures_of(task, found, chosen)
-        write_predictions(task, found, chosen, folder.files, c.data.submission)
         for figure in sorted(name for name in final if name.startswith(metric)):
-            print(f"best checkpoint: step {best}, {figure} {final[figure]:.4f}", file=sys.stderr)
-        print(f"the report is {folder.path / report.write_report(folder.files).name}", file=sys.stderr)
+            hosts.say(f"best checkpoint: step {best}, {figure} {final[figure]:.4f}")
+        write_results(task, found, chosen, folder, c.data.submission)
         return final
-
-
-def check_processes(c: FinetuneConfig) -> None:
-    """Raises UserError if there are several processes, or are to be."""
-    if jax.process_count() > 1:
-        raise UserError(f"fine-tuning takes the devices of one process, and there are {jax.process_count()}; start one")
-    if c.mesh.coordinator is not None:
-        raise UserError(
-            f"mesh.coordinator={c.mesh.coordinator!r} is for several processes, and fine-tuning takes the devices of"
-            " one; leave it out"
-        )
 
 
 def pretrained_blueprint(c: FinetuneConfig) -> Blueprint:
@@ -201,7 +191,7 @@ def read_task(c: FinetuneConfig, tokenizer: Tokenizer) -> Task:
     """Returns the task of the config's files, or of the installed documentation."""
     data = c.data
     if data.train:
-        print(f"reading {data.train}", file=sys.stderr)
+        hosts.say(f"reading {data.train}")
     if data.train == installed_docs.NAME:
         files = installed_docs.classification_files()
         data = dataclasses.replace(data, train=files["train"], validation=files["validation"], test=files["test"])
@@ -209,15 +199,18 @@ def read_task(c: FinetuneConfig, tokenizer: Tokenizer) -> Task:
 
 
 def training_batches(
-    features: batches.Features, c: FinetuneConfig, tokenizer: Tokenizer, mesh: jax.sharding.Mesh
+    features: batches.Features,
+    padded: Sequence[int],
+    c: FinetuneConfig,
+    tokenizer: Tokenizer,
+    mesh: jax.sharding.Mesh,
 ) -> Callable[[int], dict[str, jax.Array]]:
     """Returns batch(step), steps counted from 0, on the mesh."""
+    lengths_N = features.lengths_N
 
     @functools.lru_cache(maxsize=2)  # the threads that make batches are at most one epoch ahead
     def order(epoch: int) -> list[batches.Choice]:
-        return batches.epoch_batches(
-            features.lengths_N, c.train.batch_size, row_length(c.data), seed=c.train.seed, epoch=epoch
-        )
+        return batches.epoch_batches(lengths_N, c.train.batch_size, padded, seed=c.train.seed, epoch=epoch)
 
     def batch(s: int) -> dict[str, jax.Array]:
         epoch, place = divmod(s, -(-len(features.ids) // c.train.batch_size))
@@ -233,10 +226,10 @@ def training_batches(
 
 
 def a_batch_of_each_length(
-    features: batches.Features, c: FinetuneConfig, mesh: jax.sharding.Mesh
+    features: batches.Features, padded: Sequence[int], c: FinetuneConfig, mesh: jax.sharding.Mesh
 ) -> list[dict[str, jax.Array]]:
     """Returns a batch of padding for each length that batches of the examples have: what to compile for."""
-    found = batches.evaluation_batches(features.lengths_N, c.train.batch_size, row_length(c.data))
+    found = batches.evaluation_batches(features.lengths_N, c.train.batch_size, padded)
     nothing = np.zeros(0, int)
     blank = [batches.Choice(nothing, length) for length in sorted({choice.length for choice in found}, reverse=True)]
     return [step.to_mesh(batches.make_batch(features, choice, c.train.batch_size), mesh) for choice in blank]
@@ -245,6 +238,7 @@ def a_batch_of_each_length(
 def outputs_of(
     name: str,
     features: batches.Features,
+    padded: Sequence[int],
     forward: Callable[[step.Batch], jax.Array],
     c: FinetuneConfig,
     mesh: jax.sharding.Mesh,
@@ -252,14 +246,14 @@ def outputs_of(
     """Returns what the model says of each row of a file, in order; prints how far it is where that takes long."""
     found: list[np.ndarray] = [np.zeros(0)] * len(features.ids)
     done, said = 0, time.monotonic()
-    for choice in batches.evaluation_batches(features.lengths_N, c.train.batch_size, row_length(c.data)):
-        rows = jax.device_get(forward(step.to_mesh(batches.make_batch(features, choice, c.train.batch_size), mesh)))
+    for choice in batches.evaluation_batches(features.lengths_N, c.train.batch_size, padded):
+        rows = hosts.whole(forward(step.to_mesh(batches.make_batch(features, choice, c.train.batch_size), mesh)))
         for row, i in enumerate(choice.indices):
             found[i] = rows[row]
         done += len(choice.indices)
         if time.monotonic() - said >= PROGRESS_EVERY:
             said = time.monotonic()
-            print(f"{name}: {done} of {len(found)} rows read", file=sys.stderr)
+            hosts.say(f"{name}: {done} of {len(found)} rows read")
     return found
 
 
@@ -281,7 +275,7 @@ def first_params(c: FinetuneConfig, blueprint: Blueprint, make_model: step.MakeM
         if "pooler" in params and "pooler" in blueprint.heads:
             params["pooler"] = loaded["pooler"]
         elif "pooler" in params:
-            print(f"{c.init_from} has no pooler: it starts from random weights", file=sys.stderr)
+            hosts.say(f"{c.init_from} has no pooler: it starts from random weights")
         pretrained_transform = loaded.get("transform", loaded.get("masked_lm"))
         if "transform" in params and pretrained_transform is not None:
             params["transform"] = {name: pretrained_transform[name] for name in params["transform"]}
@@ -303,6 +297,16 @@ def figures_of(task: Task, found: Mapping[str, Outputs], chosen: Chosen) -> dict
         others = task.figures(task.parts[name], found[name], chosen)
         final |= {f"{figure}_{name}": value for figure, value in others.items()}
     return final
+
+
+def write_results(
+    task: Task, found: Mapping[str, Outputs], chosen: Chosen, folder: storage.Folder, submission: str | None
+) -> None:
+    """Writes predictions and report; of several processes the first does, and the others wait for it."""
+    if hosts.is_first():
+        write_predictions(task, found, chosen, folder.files, submission)
+        hosts.say(f"the report is {folder.path / report.write_report(folder.files).name}")
+    hosts.wait_for_all("the report is written")
 
 
 def write_predictions(
@@ -333,11 +337,10 @@ def say_what_runs(task: Task, c: FinetuneConfig, mesh: jax.sharding.Mesh, start:
     """Prints the first log line: where, what, how much."""
     train, validation = (len(task.parts[name].examples) for name in ("train", "validation"))
     begin = "random weights" if c.train.from_scratch else c.init_from
-    print(
+    hosts.say(
         f"{mesh.size} x {mesh.devices.flat[0].device_kind}, mesh {dict(mesh.shape)}, {c.train.precision}; from {begin};"
         f" {len(task.labels)} labels, {train} training examples, {validation} to"
-        f" validate; " + (f"going on from step {start} of {steps}" if start else f"{steps} steps"),
-        file=sys.stderr,
+        f" validate; " + (f"going on from step {start} of {steps}" if start else f"{steps} steps")
     )
 
 
@@ -348,7 +351,7 @@ def main() -> None:
     flags.add_argument("--sweep", action="store_true")
     flag, rest = flags.parse_known_args()
     c, workdir = command_line.parse(FinetuneConfig, __doc__ or "", rest)
-    with reported():
+    with reported(), hosts.joined(c.mesh):
         if flag.sweep:
             sweep(c, workdir, run)
         else:

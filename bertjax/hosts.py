@@ -106,6 +106,12 @@ def of_first(numbers: T) -> T:
     return agreed
 
 
+def whole(x: jax.Array) -> np.ndarray:
+    """Returns all of an array that the devices of all processes share; waits for all of them."""
+    alone = jax.process_count() == 1
+    return np.asarray(jax.device_get(x) if alone else multihost_utils.process_allgather(x, tiled=True))
+
+
 def check_same(facts: Mapping[str, Any]) -> None:
     """Raises UserError in every process, naming the facts, if a process has others than the first (JSON values)."""
     if jax.process_count() == 1:

@@ -20,7 +20,6 @@ import finetune
 from bertjax import cli, pretrained
 from bertjax.config import (
     FinetuneConfig,
-    MeshConfig,
     ModelConfig,
     OptimizerConfig,
     Pooling,
@@ -101,7 +100,7 @@ def test_it_starts_from_a_folder_of_hugging_faces(
     )
 
 
-def test_it_says_how_far_it_is_and_takes_one_process(
+def test_it_says_how_far_it_is(
     task_config: FinetuneConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(finetune, "PROGRESS_EVERY", 0)
@@ -111,9 +110,6 @@ def test_it_says_how_far_it_is_and_takes_one_process(
     assert f"reading {task_config.data.train}\n" in told
     assert "validation: 50 of 50 rows read\n" in told
     assert "test: 20 of 20 rows read\n" in told
-    several = MeshConfig(coordinator="127.0.0.1:1", processes=2, process=0)
-    with pytest.raises(UserError, match=r"mesh.coordinator='127.0.0.1:1' is for several processes, .* leave it out"):
-        finetune.run(dataclasses.replace(task_config, mesh=several), tmp_path / "other")
 
 
 def test_mfu_is_told_where_the_peak_is_known(

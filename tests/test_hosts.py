@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import os
 import pprint
@@ -17,10 +18,19 @@ from pathlib import Path
 import jax
 import pytest
 
+import finetune
 import train
-from bertjax.config import Config, MeshConfig
+from bertjax.config import (
+    Config,
+    FinetuneConfig,
+    MeshConfig,
+    OptimizerConfig,
+    TaskDataConfig,
+    TaskTrainConfig,
+)
 from bertjax.hosts import LOST_PEER
 from bertjax.training.metrics import TIMING, read_metrics
+from tests.test_finetune import write
 from tests.test_train import ROOT, wait_for_step
 from tests.training.test_checkpoints import flip_a_bit
 
@@ -31,7 +41,7 @@ HEARTBEAT = 10  # seconds
 class Processes:
     """The processes of a run, started on this machine with their share of eight devices; left ones are killed."""
 
-    def __init__(self, config: Config, workdir: Path, count: int, **flags_of_last: str):
+    def __init__(self, config: Config | FinetuneConfig, workdir: Path, count: int, **flags_of_last: str):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -41,7 +51,8 @@ class Processes:
             "JAX_NUM_CPU_DEVICES": str(DEVICES // count),
             "JAX_PLATFORMS": "cpu",
         }
-        command = [sys.executable, "train.py", f"--config={file}", f"--workdir={workdir}"]
+        script = "train.py" if isinstance(config, Config) else "finetune.py"
+        command = [sys.executable, script, f"--config={file}", f"--workdir={workdir}"]
         command += [
             f"--mesh.coordinator=127.0.0.1:{port}",
             f"--mesh.processes={count}",
@@ -92,6 +103,35 @@ def test_four_processes_make_the_run_of_one_and_the_first_speaks(
     assert "the report is" in ends[0][1]
     assert "step" not in "".join(said for _, said in ends[1:])
     assert (workdir / "report.html").exists()
+
+
+def test_two_processes_fine_tune_as_one(finished: Path, tmp_path: Path) -> None:
+    files = {name: str(write(tmp_path / f"{name}.tsv", rows, rows)) for name, rows in (("train", 100), ("dev", 50))}
+    files["test"] = str(write(tmp_path / "test.tsv", 21, 3, labelled=False))
+    c = FinetuneConfig(
+        init_from=str(finished),
+        data=TaskDataConfig(train=files["train"], validation=files["dev"], test=files["test"], seq_len=32),
+        optimizer=OptimizerConfig(peak_lr=3e-3, warmup_steps=None),
+        train=TaskTrainConfig(epochs=2, batch_size=16),
+    )
+    finetune.run(c, tmp_path / "one")
+    with Processes(c, tmp_path / "two", 2) as processes:
+        ends = processes.ends()
+    assert [code for code, _ in ends] == [0] * 2, ends
+    assert_same_curve(tmp_path / "two", tmp_path / "one")
+    told = [_predicted(tmp_path / name / "predictions-test.tsv") for name in ("one", "two")]
+    assert len(told[0]) == 21
+    assert told[1] == [pytest.approx(row, abs=1e-4) for row in told[0]]
+    assert f"reading {files['train']}\n" in ends[0][1]
+    assert "best checkpoint: step" in ends[0][1]
+    assert ends[1][1] == ""
+    assert (tmp_path / "two" / "report.html").exists()
+
+
+def _predicted(path: Path) -> list[list[float]]:
+    """Returns the probabilities of each row."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return [[float(p) for p in row[3:]] for row in list(csv.reader(file, delimiter="\t"))[1:]]
 
 
 def test_processes_measure_together_and_agree_on_what_the_first_found(config: Config, tmp_path: Path) -> None:

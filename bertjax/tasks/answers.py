@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bertjax import hosts
 from bertjax.config import TaskDataConfig
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import UserError
@@ -102,7 +102,7 @@ def _part(name: str, path: str, data: TaskDataConfig, tokenizer: Tokenizer, seed
         shown = ", ".join(f"{q.id} ({q.answers[0].text!r})" for q in absent[:3])
         more = f" and {len(absent) - 3} more" if len(absent) > 3 else ""
         what = "they are left out" if name == "train" else "they can only be answered wrongly"
-        print(f"{name}: {len(absent)} answers are no tokens of their text, {what}: {shown}{more}", file=sys.stderr)
+        hosts.say(f"{name}: {len(absent)} answers are no tokens of their text, {what}: {shown}{more}")
     if name == "train":
         gone = {q.id for q in absent}
         questions = drawn([q for q in questions if q.id not in gone], data.examples, seed)
@@ -113,7 +113,7 @@ def _part(name: str, path: str, data: TaskDataConfig, tokenizer: Tokenizer, seed
         (blank, "questions about texts without any token: they are not answered"),
     ):
         if count:
-            print(f"{name}: {count} {what}", file=sys.stderr)
+            hosts.say(f"{name}: {count} {what}")
     return Part(readings, features)
 
 

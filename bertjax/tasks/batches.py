@@ -1,6 +1,7 @@
 """Batches of examples: which ones, in which order, padded to which length. The same whatever the mesh.
 
-Short examples do not pay for the longest one: they are padded to one of a few lengths, each of which compiles once.
+Short examples do not pay for the longest one: they are padded to one of a few lengths, each of which compiles once. Of
+texts that are not known yet these double; a file's are chosen so that little is padded.
 Shape letters: B batch (rows), S position, N examples.
 """
 
@@ -13,6 +14,8 @@ from typing import NamedTuple
 import numpy as np
 
 SHORTEST = 16  # positions; below, a batch costs little more than its dispatch
+MOST_LENGTHS = 4  # that a file's batches are padded to
+NEAR = 1.1  # times the fewest positions is good enough: each length takes seconds to compile
 _HIDING = 1  # keeps these draws apart from those of the order
 
 
@@ -49,26 +52,50 @@ class Choice(NamedTuple):
 
 
 def padded_lengths(seq_len: int) -> list[int]:
-    """Returns the lengths that batches are padded to: doubling from 16, then `seq_len`."""
+    """Returns lengths to pad batches to, whatever comes: doubling from 16, then `seq_len`."""
     lengths = [SHORTEST]
     while lengths[-1] < seq_len:
         lengths.append(2 * lengths[-1])
     return [*lengths[:-1], seq_len]
 
 
-def epoch_batches(lengths_N: np.ndarray, batch_size: int, seq_len: int, *, seed: int, epoch: int) -> list[Choice]:
+def fitting_lengths(lengths_N: np.ndarray, longest: int) -> list[int]:
+    """Returns the lengths to pad a file's batches to: multiples of 8 with as little padding as a few of them leave.
+
+    The last is `longest`, also where the examples, which are not longer, need less: other files of the task may not.
+    """
+    eighths = np.unique(-(-np.maximum(lengths_N, SHORTEST) // 8) * 8)
+    tried_L = np.minimum(eighths, longest)
+    below_L = np.searchsorted(np.sort(lengths_N), tried_L, side="right")  # examples that fit
+    # positions_L: the fewest that the examples up to each length take, that length being the last of those chosen.
+    positions_L, chosen_L = below_L * tried_L, [[int(length)] for length in tried_L]
+    best = [(int(positions_L[-1]), chosen_L[-1])]
+    for _ in range(MOST_LENGTHS - 1):
+        with_one_more = [positions_L[:i] + (below_L[i] - below_L[:i]) * tried_L[i] for i in range(1, len(tried_L))]
+        before = [int(np.argmin(positions)) for positions in with_one_more]
+        positions_L = np.array([positions_L[0], *(one[i] for one, i in zip(with_one_more, before, strict=True))])
+        chosen_L = [chosen_L[0], *([*chosen_L[i], int(length)] for i, length in zip(before, tried_L[1:], strict=True))]
+        best.append((int(positions_L[-1]), chosen_L[-1]))
+    chosen = next(lengths for positions, lengths in best if positions <= NEAR * best[-1][0])
+    return sorted({*chosen, longest})
+
+
+def epoch_batches(
+    lengths_N: np.ndarray, batch_size: int, padded: Sequence[int], *, seed: int, epoch: int
+) -> list[Choice]:
     """Returns the batches of an epoch, ceil(N / batch_size) of them, a pure function of seed and epoch.
 
-    Every example is in one batch, with examples of about its length. One batch at most is not full.
+    `padded` are the lengths that they may have, ascending. Every example is in one batch, with examples of about its
+    length. One batch at most is not full.
     """
     draw = np.random.default_rng((seed, epoch))
-    batches = _batches(draw.permutation(len(lengths_N)), lengths_N, batch_size, seq_len)
+    batches = _batches(draw.permutation(len(lengths_N)), lengths_N, batch_size, padded)
     return [batches[i] for i in draw.permutation(len(batches))]
 
 
-def evaluation_batches(lengths_N: np.ndarray, batch_size: int, seq_len: int) -> list[Choice]:
-    """Returns batches with every example once, in the order of the file within each length."""
-    return _batches(np.arange(len(lengths_N)), lengths_N, batch_size, seq_len)
+def evaluation_batches(lengths_N: np.ndarray, batch_size: int, padded: Sequence[int]) -> list[Choice]:
+    """Returns batches with every example once, in the order of the file within each of the `padded` lengths."""
+    return _batches(np.arange(len(lengths_N)), lengths_N, batch_size, padded)
 
 
 def batches_of_tokens(lengths_N: np.ndarray, tokens: int, longest: int) -> list[Choice]:
@@ -82,12 +109,12 @@ def batches_of_tokens(lengths_N: np.ndarray, tokens: int, longest: int) -> list[
     return batches
 
 
-def _batches(order_N: np.ndarray, lengths_N: np.ndarray, batch_size: int, seq_len: int) -> list[Choice]:
+def _batches(order_N: np.ndarray, lengths_N: np.ndarray, batch_size: int, padded: Sequence[int]) -> list[Choice]:
     """Fills batches length by length; what is left over of one length goes on with the next."""
     batches = []
     left = np.zeros(0, order_N.dtype)
     shorter = -1
-    for length in padded_lengths(seq_len):
+    for length in padded:
         fits_N = (shorter < lengths_N[order_N]) & (lengths_N[order_N] <= length)
         waiting = np.concatenate([left, order_N[fits_N]])
         full = len(waiting) // batch_size * batch_size
@@ -95,7 +122,7 @@ def _batches(order_N: np.ndarray, lengths_N: np.ndarray, batch_size: int, seq_le
         left, shorter = waiting[full:], length
     if len(left):
         longest = int(lengths_N[left].max())
-        batches.append(Choice(left, next(length for length in padded_lengths(seq_len) if longest <= length)))
+        batches.append(Choice(left, next(length for length in padded if longest <= length)))
     return batches
 
 

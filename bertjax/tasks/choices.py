@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import sys
 from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
 
+from bertjax import hosts
 from bertjax.config import TaskDataConfig
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import UserError
@@ -59,7 +59,7 @@ def make_task(data: TaskDataConfig, tokenizer: Tokenizer, seed: int) -> Task:
         cut = parts[name].features.truncated
         if cut:
             total = len(examples) * len(data.choices)
-            print(f"{name}: {cut} of {total} choices cut to {data.seq_len} tokens with their text", file=sys.stderr)
+            hosts.say(f"{name}: {cut} of {total} choices cut to {data.seq_len} tokens with their text")
     labels = {name: part.features.targets["labels"] for name, part in parts.items()}
     numbers = [str(k) for k in range(len(data.choices))]
     return Task(

@@ -8,7 +8,6 @@ from __future__ import annotations
 import csv
 import functools
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import jax
 import numpy as np
 from flax import nnx
 
+from bertjax import hosts
 from bertjax.config import ModelConfig, Pooling, TaskDataConfig
 from bertjax.data.tokenizer import Tokenizer as BertTokenizer
 from bertjax.errors import UserError
@@ -106,10 +106,9 @@ def _say_unfit(submission: str | None, labels: Sequence[str]) -> None:
     """Prints that GLUE's server will not take the predictions, where the labels are others, as TFDS has some."""
     taken = GLUE_LABELS.get(submission or "")
     if taken and set(labels) != set(taken):
-        print(
+        hosts.say(
             f"glue/{submission}.tsv will be none that GLUE's server takes: its labels are {', '.join(taken)}, these"
-            f" {', '.join(map(repr, labels))}; to hand in, use GLUE's own files",
-            file=sys.stderr,
+            f" {', '.join(map(repr, labels))}; to hand in, use GLUE's own files"
         )
 
 

@@ -12,14 +12,13 @@ import itertools
 import json
 import shutil
 import statistics
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 
-from bertjax import runs, storage
+from bertjax import hosts, runs, storage
 from bertjax.config import FinetuneConfig
 from bertjax.errors import UserError
 from bertjax.training.metrics import Diverged
@@ -57,17 +56,19 @@ def sweep(
     """
     if not storage.is_on_disk(workdir):
         raise UserError(f"{workdir} is in an object store, but a sweep keeps its table on a disk; name a folder there")
+    if jax.process_count() > 1:
+        raise UserError(f"a sweep takes the devices of one process, and there are {jax.process_count()}; start one")
     workdir = Path(workdir)
     results = _opened(workdir, c)
     asked = [Settings(lr, batch, epochs, seed) for seed, epochs, batch, lr in itertools.product(*_values(c))]
     for number, settings in enumerate(asked, start=1):
         if settings in {result.settings for result in results}:
             continue
-        print(f"run {number} of {len(asked)}: {settings.folder}", file=sys.stderr)
+        hosts.say(f"run {number} of {len(asked)}: {settings.folder}")
         try:
             figures = dict(run(configured(c, settings), workdir / settings.folder))
         except Diverged as error:
-            print(f"{settings.folder}: {error}", file=sys.stderr)
+            hosts.say(f"{settings.folder}: {error}")
             figures = {}
         results.append(Result(settings, figures))
         metric = runs.read_facts(workdir / settings.folder)["metric"]

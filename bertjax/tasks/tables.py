@@ -10,11 +10,11 @@ from __future__ import annotations
 import csv
 import itertools
 import json
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from bertjax import hosts
 from bertjax.data import documents
 from bertjax.errors import UserError
 
@@ -59,7 +59,7 @@ def read_rows(
             empty = False
             yield row
     if bad:
-        print(f"{path}: {len(bad)} rows are left out; the first: {bad[0]}", file=sys.stderr)
+        hosts.say(f"{path}: {len(bad)} rows are left out; the first: {bad[0]}")
     if empty:
         raise UserError(f"{path} has no rows")
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
-import sys
 import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -19,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bertjax import hosts
 from bertjax.config import TaskDataConfig
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import UserError
@@ -119,7 +119,7 @@ def _say_unknown(sentences: Mapping[str, list[Sentence]], labels: tuple[str, ...
         unknown = [tag[2:] for tag in tags if tag not in labels]
         if unknown:
             kinds = ", ".join(sorted(set(unknown)))
-            print(f"{name}: {len(unknown)} entities of names that the training file lacks: {kinds}", file=sys.stderr)
+            hosts.say(f"{name}: {len(unknown)} entities of names that the training file lacks: {kinds}")
 
 
 def read(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
+from bertjax import hosts
 from bertjax.config import TaskDataConfig
 from bertjax.errors import UserError
 from bertjax.tasks.batches import Features
@@ -56,7 +56,7 @@ class Example:
 def say_absent(path: str, labels: set[str]) -> None:
     """Prints which labels a file to evaluate has no example of: its figures say nothing about them."""
     if labels:
-        print(f"{path} has no example of {', '.join(map(repr, sorted(labels)))}", file=sys.stderr)
+        hosts.say(f"{path} has no example of {', '.join(map(repr, sorted(labels)))}")
 
 
 def columns_of(data: TaskDataConfig, *, test: bool = False) -> Columns:
@@ -96,7 +96,7 @@ def make_parts(
             (halves, "with one text of two"),
         ):
             if count:
-                print(f"{name}: {count} of {len(part.examples)} examples {what}", file=sys.stderr)
+                hosts.say(f"{name}: {count} of {len(part.examples)} examples {what}")
     return parts
 
 

@@ -154,7 +154,7 @@ def test_loss_is_that_of_start_and_end_and_padding_is_invisible(tokenizer: Token
         forward = make_forward(make_model, lambda m, b: (*answers_loss(m, b, None), logits(m, b)), "float32")
         params, losses, found = fresh_params(make_model, 0), [], {}
         for length in (32, 64):
-            (choice,) = evaluation_batches(made.lengths_N, 8, 32)
+            (choice,) = evaluation_batches(made.lengths_N, 8, [32])
             batch = to_mesh(make_batch(made, choice._replace(length=length), 8), mesh)
             loss, sums, logits_BSC = forward(params, batch)
             losses.append(float(loss))

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 
@@ -8,6 +11,7 @@ from bertjax.tasks.batches import (
     Features,
     epoch_batches,
     evaluation_batches,
+    fitting_lengths,
     hide_tokens,
     make_batch,
     padded_lengths,
@@ -22,27 +26,53 @@ def test_padded_lengths() -> None:
     assert padded_lengths(12) == [12]
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_fitting_lengths_leave_the_least_padding(seed: int) -> None:
+    lengths_N = np.random.default_rng(seed).geometric(0.05, 100).clip(3, 60)
+
+    def positions(lengths: Sequence[int]) -> int:
+        return sum(min(one for one in lengths if one >= length) for length in lengths_N)
+
+    last = max(16, -(-int(lengths_N.max()) // 8) * 8)
+    shorter = list(range(16, last, 8))
+    least = {
+        count: min(positions([*some, last]) for some in itertools.combinations(shorter, count - 1))
+        for count in range(1, 1 + min(4, 1 + len(shorter)))
+    }
+    found = fitting_lengths(lengths_N, last)
+    assert found == sorted(set(found))
+    assert found[-1] == last
+    assert positions(found) == least[len(found)]
+    assert least[len(found)] <= 1.1 * min(least.values()) < least.get(len(found) - 1, np.inf)
+
+
+def test_fitting_lengths_end_with_the_longest_that_may_come() -> None:
+    assert fitting_lengths(np.array([5, *[20] * 9]), 100) == [24, 100]  # 16 would save a thirtieth
+    assert fitting_lengths(np.array([5, 12]), 12) == [12]
+    assert fitting_lengths(np.array([97, 98, 100]), 100) == [100]
+
+
 @pytest.mark.parametrize("epoch", range(3))
 @pytest.mark.parametrize("batch_size", [1, 8, 32, 1000])
 def test_an_epoch_has_every_example_once(batch_size: int, epoch: int) -> None:
-    batches = epoch_batches(LENGTHS, batch_size, 128, seed=1, epoch=epoch)
+    batches = epoch_batches(LENGTHS, batch_size, padded_lengths(128), seed=1, epoch=epoch)
     assert sorted(np.concatenate([b.indices for b in batches])) == list(range(333))
     assert len(batches) == -(-333 // batch_size)
     assert sum(len(b.indices) < batch_size for b in batches) <= 1
 
 
 def test_no_batch_is_longer_than_it_must_be() -> None:
-    for indices, length in epoch_batches(LENGTHS, 8, 128, seed=1, epoch=0):
+    for indices, length in epoch_batches(LENGTHS, 8, padded_lengths(128), seed=1, epoch=0):
         assert LENGTHS[indices].max() <= length
         assert length == min(size for size in (16, 32, 64, 128) if LENGTHS[indices].max() <= size)
-    lengths = [length for _, length in epoch_batches(LENGTHS, 8, 128, seed=1, epoch=0)]
+    lengths = [length for _, length in epoch_batches(LENGTHS, 8, padded_lengths(128), seed=1, epoch=0)]
     assert 8 * sum(lengths) < 0.8 * 128 * 333
     assert lengths != sorted(lengths)
 
 
 def test_an_epoch_is_a_function_of_seed_and_epoch() -> None:
     def order(seed: int, epoch: int) -> list[int]:
-        batches = epoch_batches(LENGTHS, 8, 128, seed=seed, epoch=epoch)
+        batches = epoch_batches(LENGTHS, 8, padded_lengths(128), seed=seed, epoch=epoch)
         return [int(i) for batch in batches for i in batch.indices]
 
     assert order(1, 2) == order(1, 2)
@@ -51,9 +81,9 @@ def test_an_epoch_is_a_function_of_seed_and_epoch() -> None:
 
 
 def test_evaluation_keeps_the_order_within_a_length() -> None:
-    batches = evaluation_batches(np.array([5, 40, 6, 7, 41, 100]), 2, 128)
+    batches = evaluation_batches(np.array([5, 40, 6, 7, 41, 100]), 2, padded_lengths(128))
     assert [(b.indices.tolist(), b.length) for b in batches] == [([0, 2], 16), ([3, 1], 64), ([4, 5], 128)]
-    assert evaluation_batches(np.array([5, 6, 7]), 2, 128)[-1].length == 16
+    assert evaluation_batches(np.array([5, 6, 7]), 2, padded_lengths(128))[-1].length == 16
 
 
 def test_a_batch_by_hand() -> None:

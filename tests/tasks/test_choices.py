@@ -48,7 +48,7 @@ def scores(made: Features, mesh: jax.sharding.Mesh) -> np.ndarray:
         params = jax.tree.map(lambda x: x * 5, fresh_params(make_model, 0))
         forward = make_forward(make_model, logits, "float32")
         found = np.zeros(made.targets["starts"].shape, np.float32)
-        for choice in evaluation_batches(made.lengths_N, 2, 48):
+        for choice in evaluation_batches(made.lengths_N, 2, [48]):
             batch = to_mesh(make_batch(made, choice, 2), mesh)
             found[choice.indices] = jax.device_get(forward(params, batch))[: len(choice.indices)]
     return found
@@ -101,7 +101,7 @@ def test_a_row_holds_the_pairs_side_by_side() -> None:
     for ids, spans, starts_K in zip(made.ids, made.spans, made.targets["starts"], strict=True):
         assert starts_K.tolist() == np.flatnonzero(ids == Letters.cls_id).tolist()
         assert spans.tolist() == (np.cumsum(ids == Letters.cls_id)).tolist()
-    (choice,) = evaluation_batches(made.lengths_N, 3, 24)
+    (choice,) = evaluation_batches(made.lengths_N, 3, [24])
     batch = make_batch(made, choice, 3)
     assert batch["positions"][0, :22].tolist() == [*range(7), *range(6), *range(8), 0]
     assert batch["spans"][0].tolist() == [1] * 7 + [2] * 6 + [3] * 8 + [0] * 3
@@ -120,7 +120,7 @@ def test_a_modernbert_chooses_without_a_pooler(mesh: jax.sharding.Mesh) -> None:
     heads = classifier_heads(modern, "choice")
     assert heads == ("transform", "classifier")
     made = features(EXAMPLES[:2], Letters(), 12)
-    (choice,) = evaluation_batches(made.lengths_N, 2, 48)
+    (choice,) = evaluation_batches(made.lengths_N, 2, [48])
 
     def make(rngs: nnx.Rngs) -> Assembly:
         return Assembly(Blueprint(modern, heads, "choice", LABELS), rngs=rngs)
@@ -134,7 +134,7 @@ def test_a_modernbert_chooses_without_a_pooler(mesh: jax.sharding.Mesh) -> None:
 
 def test_the_loss_is_over_the_choices_and_every_weight_learns(mesh: jax.sharding.Mesh) -> None:
     made = features(EXAMPLES[:2], Letters(), 12)
-    (choice,) = evaluation_batches(made.lengths_N, 4, 48)
+    (choice,) = evaluation_batches(made.lengths_N, 4, [48])
     with jax.set_mesh(mesh):
         params = jax.tree.map(lambda x: x * 5, fresh_params(make_model, 0))
         graphdef = nnx.graphdef(nnx.eval_shape(lambda: make_model(nnx.Rngs(0))))
@@ -220,7 +220,7 @@ def test_scores_are_those_of_transformers(tmp_path: Path, mesh: jax.sharding.Mes
     b = pretrained.read_blueprint(tmp_path)
     assert (b.task, b.heads, b.labels) == ("choice", ("pooler", "classifier"), LABELS)
     made = features([Example("ab", ("cd", "ef", "gh"), "0", 0)], Letters(), 12)
-    (choice,) = evaluation_batches(made.lengths_N, 1, 48)
+    (choice,) = evaluation_batches(made.lengths_N, 1, [48])
     with jax.set_mesh(mesh):
         params = pretrained.read_params(tmp_path, b)
         forward = make_forward(lambda rngs: Assembly(b, rngs=rngs), logits, "float32")

@@ -181,7 +181,7 @@ def test_features_of_nasty_texts_are_those_of_googles_script(
     made = features([example(text, second, "x")], tokenizer, 9, ["x"])
     assert " ".join(tokenizer.piece(int(i)) for i in made.ids[0]) == tokens
     assert "".join(map(str, made.segments[0])) == segments
-    (choice,) = evaluation_batches(made.lengths_N, 1, 9)
+    (choice,) = evaluation_batches(made.lengths_N, 1, [9])
     batch = make_batch(made, choice, 1)
     assert batch["spans"][0].tolist() == [1] * len(segments) + [0] * (9 - len(segments))  # Google's input_mask
     assert batch["ids"][0, len(segments) :].tolist() == [tokenizer.pad_id] * (9 - len(segments))
@@ -270,7 +270,7 @@ def losses(model: SequenceClassifier, mesh: jax.sharding.Mesh, *, batch_size: in
     """Returns the sum of the losses and the number of rows."""
     made = features(EXAMPLES, Letters(), seq_len, ["no", "yes"])
     total = weight = 0.0
-    for choice in evaluation_batches(made.lengths_N, batch_size, seq_len):
+    for choice in evaluation_batches(made.lengths_N, batch_size, [seq_len]):
         _, sums = jitted_loss(model, to_mesh(make_batch(made, choice, batch_size), mesh), None)
         total, weight = total + float(sums["loss"][0]), weight + float(sums["loss"][1])
     return total, weight

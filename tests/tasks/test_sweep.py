@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import jax
 import pytest
 
 from bertjax.config import FinetuneConfig, SweepConfig, TaskDataConfig
@@ -96,6 +97,12 @@ def test_only_the_best_run_keeps_its_checkpoints(tmp_path: Path, run: Run, capsy
 def test_an_object_store_is_refused(run: Run) -> None:
     with pytest.raises(UserError, match="gs://bucket/sweep is in an object store"):
         sweep(CONFIG, "gs://bucket/sweep", run)
+
+
+def test_several_processes_are_refused(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(UserError, match="a sweep takes the devices of one process, and there are 2; start one"):
+        sweep(CONFIG, tmp_path, run)
 
 
 def test_another_sweep_is_refused(tmp_path: Path, run: Run) -> None:

@@ -122,7 +122,7 @@ def test_loss_is_that_of_the_words_and_padding_is_invisible(tokenizer: Tokenizer
         forward = make_forward(make_model, lambda m, b: (tagging_loss(m, b, None)[0], logits(m, b)), "float32")
         params, losses = fresh_params(make_model, 0), []
         for length in (16, 32):
-            (choice,) = evaluation_batches(made.lengths_N, 4, 16)
+            (choice,) = evaluation_batches(made.lengths_N, 4, [16])
             batch = to_mesh(make_batch(made, choice._replace(length=length), 4), mesh)
             loss, logits_BSC = forward(params, batch)
             losses.append(float(loss))
