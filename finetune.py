@@ -37,7 +37,6 @@ from bertjax.tasks import answers, batches, choices, classification, multilabel,
 from bertjax.tasks.sweep import sweep
 from bertjax.tasks.task import Chosen, Outputs, Task, row_length
 from bertjax.training import optimizers, step
-from bertjax.training.ahead import Ahead
 from bertjax.training.checkpoints import Checkpoints, best_step, load_params
 from bertjax.training.flops import encoder_flops
 from bertjax.training.metrics import PROGRESS_EVERY, MetricsLog
@@ -102,11 +101,10 @@ def run(c: FinetuneConfig, workdir: str | Path) -> dict[str, float]:
         precision = c.train.precision
         optimizer = optimizers.freeze(optimizers.make_optimizer(c.optimizer, steps), c.train.frozen_layers)
         schedule = optimizers.learning_rate(c.optimizer, steps)
-        train_step = Ahead(
-            step.make_train_step(make_model, task.loss, optimizer, schedule, seed=c.train.seed, precision=precision),
-            mesh,
+        train_step = step.make_train_step(
+            make_model, task.loss, optimizer, schedule, seed=c.train.seed, precision=precision
         )
-        forward = Ahead(step.make_forward(make_model, task.outputs, precision), mesh)
+        forward = step.make_forward(make_model, task.outputs, precision)
 
         def outputs(params: Params, name: str) -> list[np.ndarray]:
             return outputs_of(name, task.parts[name].features, padded, functools.partial(forward, params), c, mesh)
@@ -124,10 +122,6 @@ def run(c: FinetuneConfig, workdir: str | Path) -> dict[str, float]:
             start, waiting = int(state.step), Waiting(**counters.get("waiting", {}))
             last = start if waiting.is_over(c.train.patience) else steps
             say_what_runs(task, c, mesh, start, steps)
-            if start < last:
-                train_step.compile(abstract, a_batch_of_each_length(train, padded, c, mesh))
-            held_out = task.parts["validation"].features
-            forward.compile(abstract.params, a_batch_of_each_length(held_out, padded, c, mesh))
 
             # 5. The loop, as in train.py; evaluations come with a checkpoint, so that the best one can be kept.
             eval_at = evaluation_steps(per_epoch, c.train.evals_per_epoch)
@@ -223,16 +217,6 @@ def training_batches(
         return step.to_mesh(made, mesh)
 
     return batch
-
-
-def a_batch_of_each_length(
-    features: batches.Features, padded: Sequence[int], c: FinetuneConfig, mesh: jax.sharding.Mesh
-) -> list[dict[str, jax.Array]]:
-    """Returns a batch of padding for each length that batches of the examples have: what to compile for."""
-    found = batches.evaluation_batches(features.lengths_N, c.train.batch_size, padded)
-    nothing = np.zeros(0, int)
-    blank = [batches.Choice(nothing, length) for length in sorted({choice.length for choice in found}, reverse=True)]
-    return [step.to_mesh(batches.make_batch(features, choice, c.train.batch_size), mesh) for choice in blank]
 
 
 def outputs_of(

@@ -6,7 +6,7 @@ import bisect
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -39,20 +39,6 @@ class TrainState:
     opt_state: optax.OptState
 
 
-Tree = TypeVar("Tree", contravariant=True)
-Found = TypeVar("Found", covariant=True)
-
-
-class Jitted(Protocol[Tree, Found]):
-    """A jitted function of a state, or of weights, and a batch."""
-
-    def __call__(self, tree: Tree, batch: Batch, /) -> Found:
-        """Returns what it computes."""
-
-    def lower(self, tree: Any, batch: Batch, /) -> jax.stages.Lowered:
-        """Returns its program for arguments of such shapes, ready to be compiled."""
-
-
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
 
 
@@ -81,7 +67,7 @@ def make_train_step(
     precision: Precision,
     microbatches: int = 1,
     prng: Prng = "threefry2x32",
-) -> Jitted[TrainState, tuple[TrainState, dict[str, jax.Array]]]:
+) -> TrainStep:
     """Returns train_step(state, batch) -> (state, figures); `state` is donated.
 
     Dropout's key folds from the seed and the step. The gradients of several microbatches are added up before the one
@@ -136,7 +122,7 @@ def make_train_step(
 
 def make_forward(
     make_model: MakeModel, function: Callable[[Any, Batch], Out], precision: Precision
-) -> Jitted[Params, Out]:
+) -> Callable[[Params, Batch], Out]:
     """Returns forward(params, batch) -> function(model, batch), jitted: for evaluation and prediction."""
     graphdef = nnx.graphdef(nnx.eval_shape(lambda: make_model(nnx.Rngs(0))))
 
