@@ -5,18 +5,8 @@ field made by `free` may change when a run is resumed; a change to any other wou
 """
 
 from bertjax.config.finetuning import FinetuneConfig, Pooling, SweepConfig, TaskDataConfig, TaskTrainConfig
-from bertjax.config.pretraining import (
-    CheckpointConfig,
-    Config,
-    DataConfig,
-    MeshConfig,
-    ModelConfig,
-    OptimizerConfig,
-    Phase,
-    Precision,
-    Prng,
-    TrainConfig,
-)
+from bertjax.config.pretraining import Config, DataConfig, ModelConfig, Phase, Prng, TrainConfig
+from bertjax.config.shared import CheckpointConfig, MeshConfig, OptimizerConfig, Precision
 
 __all__ = [
     "CheckpointConfig",

@@ -6,7 +6,7 @@ import dataclasses
 from typing import Literal
 
 from bertjax.config.fields import check, check_not_negative, check_positive, free
-from bertjax.config.pretraining import CheckpointConfig, MeshConfig, OptimizerConfig, Precision
+from bertjax.config.shared import CheckpointConfig, MeshConfig, OptimizerConfig, Precision
 
 Pooling = Literal["cls", "mean", "weighted", "layers"]
 """A text's vector: the pooler's over [CLS], the mean of the last hidden states, their mean by learned weights."""
