@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Literal
 
 import jax
@@ -49,6 +50,17 @@ def classifier_heads(c: ModelConfig, task: Task, pooling: Pooling = "cls") -> tu
     return ("pooler", *heads) if pooled and not modernbert else heads
 
 
+def wide_initializer(c: ModelConfig) -> jax.nn.initializers.Initializer:
+    """Returns a normal distribution whose sum over normalized inputs has about unit variance, cut at three deviations.
+
+    ModernBERT's classifiers begin so; BERT's begin narrower, with `init_std`.
+    Source: Hugging Face's ModernBertPreTrainedModel, `final_out`.
+    """
+    return functools.partial(
+        nnx.initializers.truncated_normal(c.width**-0.5, lower=-3.0, upper=3.0), out_sharding=REPLICATED
+    )
+
+
 class Assembly(nnx.Module):
     """The encoder and the heads of a blueprint, under the names that they have in every model here."""
 
@@ -66,8 +78,9 @@ class Assembly(nnx.Module):
         if "transform" in b.heads:
             self.transform = Transform(c, rngs=rngs)
         if "classifier" in b.heads:
+            begun = {"kernel_init": wide_initializer(c)} if "transform" in b.heads else {}
             width = text_width(c, b.pooling)
-            self.classifier = nnx.Linear(width, len(b.labels), **layers.weights(c, REPLICATED), rngs=rngs)
+            self.classifier = nnx.Linear(width, len(b.labels), **layers.weights(c, REPLICATED) | begun, rngs=rngs)
 
     def token_logits(self, x_BSD: jax.Array) -> jax.Array:
         """Returns logits_BSC of a classifier of tokens, from the encoder's last hidden states, or of other vectors."""
