@@ -109,8 +109,8 @@ def run(c: FinetuneConfig, workdir: str | Path) -> dict[str, float]:
         def outputs(params: Params, name: str) -> list[np.ndarray]:
             return outputs_of(name, task.parts[name].features, padded, functools.partial(forward, params), c, mesh)
 
-        def evaluate(params: Params) -> dict[str, float]:
-            part, found = task.parts["validation"], outputs(params, "validation")
+        def evaluate(found: Outputs) -> dict[str, float]:
+            part = task.parts["validation"]
             chosen = task.choose(part, found)
             return task.figures(part, found, chosen) | dict(chosen) | dict(task.baselines)
 
@@ -121,6 +121,7 @@ def run(c: FinetuneConfig, workdir: str | Path) -> dict[str, float]:
             state, counters = restored or (step.first_state(first_params(c, blueprint, make_model), optimizer), {})
             start, waiting = int(state.step), Waiting(**counters.get("waiting", {}))
             last = start if waiting.is_over(c.train.patience) else steps
+            best_outputs: dict[int, Outputs] = {}  # by their step; none before this process has found a best
             say_what_runs(task, c, mesh, start, steps)
 
             # 5. The loop, as in train.py; evaluations come with a checkpoint, so that the best one can be kept.
@@ -134,9 +135,12 @@ def run(c: FinetuneConfig, workdir: str | Path) -> dict[str, float]:
                     log.train(done, on_device, epoch=epoch + 1)
                     leaving = stop.agreed()
                     if (within + 1) in eval_at:
-                        figures = evaluate(state.params)
+                        validated = outputs(state.params, "validation")
+                        figures = evaluate(validated)
                         log.evaluation(done, figures, epoch=epoch + 1)
                         waiting = waiting.after(figures[metric])
+                        if waiting.evaluations == 0:
+                            best_outputs = {done: validated}
                         checkpoints.save(state, done, log.counters() | {"waiting": waiting._asdict()}, figures=figures)
                     if leaving:
                         log.flush()
@@ -150,7 +154,8 @@ def run(c: FinetuneConfig, workdir: str | Path) -> dict[str, float]:
         # 6. What it came to: the best checkpoint's figures and predictions.
         best = best_step(folder.path, metric)
         params = load_params(folder.path, abstract.params, step=best)
-        found = {name: outputs(params, name) for name in task.parts if name != "train"}
+        found = {"validation": best_outputs[best]} if best in best_outputs else {}
+        found |= {name: outputs(params, name) for name in task.parts if name not in {"train", *found}}
         chosen = task.choose(task.parts["validation"], found["validation"])
         final = figures_of(task, found, chosen)
         for figure in sorted(name for name in final if name.startswith(metric)):
