@@ -22,6 +22,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import optax
 from flax import nnx
 
 from bertjax import backend, command_line, hosts, pretrained, report, runs, sharding, storage
@@ -36,7 +37,7 @@ from bertjax.model.params import Params
 from bertjax.tasks import answers, batches, choices, classification, multilabel, regression, tagging
 from bertjax.tasks.sweep import sweep
 from bertjax.tasks.task import Chosen, Outputs, Task, row_length
-from bertjax.training import optimizers, step
+from bertjax.training import optimizers, programs, step
 from bertjax.training.checkpoints import Checkpoints, best_step, load_params
 from bertjax.training.flops import encoder_flops
 from bertjax.training.metrics import PROGRESS_EVERY, MetricsLog
@@ -98,13 +99,10 @@ def run(c: FinetuneConfig, workdir: str | Path) -> dict[str, float]:
         def make_model(rngs: nnx.Rngs) -> nnx.Module:
             return task.make_model(compiled_config, c.train.pooling, rngs)
 
-        precision = c.train.precision
         optimizer = optimizers.freeze(optimizers.make_optimizer(c.optimizer, steps), c.train.frozen_layers)
         schedule = optimizers.learning_rate(c.optimizer, steps)
-        train_step = step.make_train_step(
-            make_model, task.loss, optimizer, schedule, seed=c.train.seed, precision=precision
-        )
-        forward = step.make_forward(make_model, task.outputs, precision)
+        train_step = make_train_step(make_model, task, optimizer, schedule, c, mesh)
+        forward = programs.shared(step.make_forward(make_model, task.outputs, c.train.precision), mesh)
 
         def outputs(params: Params, name: str) -> list[np.ndarray]:
             return outputs_of(name, task.parts[name].features, padded, functools.partial(forward, params), c, mesh)
@@ -222,6 +220,27 @@ def training_batches(
         return step.to_mesh(made, mesh)
 
     return batch
+
+
+def make_train_step(
+    make_model: step.MakeModel,
+    task: Task,
+    optimizer: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    c: FinetuneConfig,
+    mesh: jax.sharding.Mesh,
+) -> step.TrainStep:
+    """Returns the step. The seed is an argument of its program: runs of a sweep that differ in no more share it."""
+
+    @functools.partial(jax.jit, donate_argnames="state")
+    def seeded(
+        state: step.TrainState, batch: step.Batch, seed: jax.Array
+    ) -> tuple[step.TrainState, dict[str, jax.Array]]:
+        made = step.make_train_step(make_model, task.loss, optimizer, schedule, seed=seed, precision=c.train.precision)
+        return made(state, batch)
+
+    program, seed = programs.shared(seeded, mesh), np.uint32(c.train.seed % 2**32)  # as jax cuts a longer seed
+    return lambda state, batch: program(state, batch, seed)
 
 
 def outputs_of(

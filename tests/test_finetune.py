@@ -32,7 +32,7 @@ from bertjax.model.params import params_of
 from bertjax.sharding import make_mesh
 from bertjax.tasks import text_examples
 from bertjax.tasks.classification import SequenceClassifier
-from bertjax.training import metrics
+from bertjax.training import metrics, programs
 from bertjax.training.checkpoints import best_step
 from bertjax.training.metrics import TIMING, read_metrics
 from tests.conftest import OBJECTS, SUBJECTS, VERBS
@@ -141,6 +141,23 @@ def test_it_learns_and_keeps_the_best(tuned: tuple[Path, dict[str, float]]) -> N
     assert figures["accuracy"] == best
     assert {"f1", "precision", "recall", "matthews", "bag_of_words_accuracy"} <= figures.keys()
     assert next(line for line in evaluations if line["step"] == best_step(workdir, "accuracy"))["eval_accuracy"] == best
+
+
+def test_runs_that_differ_in_their_seed_are_compiled_once(
+    task_config: FinetuneConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled, compile_it = [], jax.stages.Lowered.compile
+    monkeypatch.setattr(jax.stages.Lowered, "compile", lambda self: (compiled.append(self), compile_it(self))[1])
+    monkeypatch.setattr(programs, "_kept", type(programs._kept)())
+    numbers, losses = [], []
+    for seed in (3, 4, 3):
+        short = dataclasses.replace(task_config.train, epochs=1, batch_size=64, seed=seed)
+        workdir = tmp_path / f"run{len(numbers)}"
+        finetune.run(dataclasses.replace(task_config, train=short), workdir)
+        numbers.append(len(compiled))
+        losses.append([line["loss"] for line in read_metrics(workdir) if "loss" in line])
+    assert numbers[0] == numbers[1] > 0
+    assert losses[0] == losses[2] != losses[1]
 
 
 def test_predictions_are_those_of_the_loaded_model(tuned: tuple[Path, dict[str, float]], files: Path) -> None:

@@ -20,10 +20,9 @@ from bertjax.config import ModelConfig, Pooling, TaskDataConfig
 from bertjax.data.tokenizer import Tokenizer as BertTokenizer
 from bertjax.errors import UserError
 from bertjax.model import layers
-from bertjax.model.assembly import classifier_heads
-from bertjax.model.encoder import Encoder
-from bertjax.model.heads import Pooler, Transform, WeightedMean, mean_over_span, means_of_layers, text_width
-from bertjax.sharding import ACT_B, REPLICATED
+from bertjax.model.assembly import Assembly, Blueprint, classifier_heads
+from bertjax.model.heads import mean_over_span, means_of_layers
+from bertjax.sharding import ACT_B
 from bertjax.tasks.bag_of_words import bag_of_words_baseline
 from bertjax.tasks.batches import Features
 from bertjax.tasks.metrics import classification_metrics, majority_baseline
@@ -112,7 +111,7 @@ def _say_unfit(submission: str | None, labels: Sequence[str]) -> None:
         )
 
 
-class SequenceClassifier(nnx.Module):
+class SequenceClassifier(Assembly):
     """The encoder, a vector of the whole text, dropout, and a dense layer to the classes.
 
     That vector is the pooler's over [CLS] (Devlin et al. 2019, section 4.1; google-research/bert, run_classifier.py,
@@ -122,13 +121,8 @@ class SequenceClassifier(nnx.Module):
     """
 
     def __init__(self, c: ModelConfig, n_classes: int, *, pooling: Pooling = "cls", rngs: nnx.Rngs):
-        self.encoder = Encoder(c, rngs=rngs)
-        heads = classifier_heads(c, "classification", pooling)
-        self.pooler = Pooler(c, rngs=rngs) if "pooler" in heads else None
-        self.weighted = WeightedMean(c, rngs=rngs) if "weighted" in heads else None
-        self.transform = Transform(c, rngs=rngs) if "transform" in heads else None
-        width = text_width(c, pooling)
-        self.classifier = nnx.Linear(width, n_classes, **layers.weights(c, REPLICATED), rngs=rngs)
+        heads, labels = classifier_heads(c, "classification", pooling), tuple(map(str, range(n_classes)))
+        super().__init__(Blueprint(c, heads, "classification", labels, pooling), rngs=rngs)
         self.pooling = pooling
         self.c = c
 
@@ -152,12 +146,13 @@ class SequenceClassifier(nnx.Module):
     def _pooled(self, x_BSD: jax.Array, spans_BS: jax.Array) -> jax.Array:
         if self.pooling == "layers":
             return means_of_layers(x_BSD, spans_BS)
-        if self.pooler is not None:
+        if hasattr(self, "pooler"):
             return self.pooler(x_BSD[:, 0])
-        x_BD = x_BSD[:, 0] if self.pooling == "cls" else mean_over_span(x_BSD, spans_BS)
-        if self.weighted is not None:
+        if hasattr(self, "weighted"):
             x_BD = self.weighted(x_BSD, spans_BS)
-        return x_BD if self.transform is None else self.transform(x_BD)
+        else:
+            x_BD = x_BSD[:, 0] if self.pooling == "cls" else mean_over_span(x_BSD, spans_BS)
+        return self.transform(x_BD) if hasattr(self, "transform") else x_BD
 
 
 def classification_loss(

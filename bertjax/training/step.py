@@ -63,7 +63,7 @@ def make_train_step(
     tx: optax.GradientTransformation,
     schedule: optax.Schedule,
     *,
-    seed: int,
+    seed: int | jax.Array,
     precision: Precision,
     microbatches: int = 1,
     prng: Prng = "threefry2x32",
