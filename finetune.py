@@ -99,9 +99,9 @@ def run(c: FinetuneConfig, workdir: str | Path) -> dict[str, float]:
         def make_model(rngs: nnx.Rngs) -> nnx.Module:
             return task.make_model(compiled_config, c.train.pooling, rngs)
 
-        optimizer = optimizers.freeze(optimizers.make_optimizer(c.optimizer, steps), c.train.frozen_layers)
         schedule = optimizers.learning_rate(c.optimizer, steps)
-        train_step = make_train_step(make_model, task, optimizer, schedule, c, mesh)
+        optimizer = make_optimizer(c, schedule)
+        train_step = make_train_step(make_model, task, np.asarray(schedule(np.arange(steps))), c, mesh)
         forward = programs.shared(step.make_forward(make_model, task.outputs, c.train.precision), mesh)
 
         def outputs(params: Params, name: str) -> list[np.ndarray]:
@@ -128,7 +128,7 @@ def run(c: FinetuneConfig, workdir: str | Path) -> dict[str, float]:
                 log.flops_per_token = sum(encoder_flops(model_config, train.lengths_N))
                 coming = prefetched(batch_of, range(start, last))
                 for done, batch in zip(range(start + 1, last + 1), coming, strict=True):
-                    state, on_device = train_step(state, batch)
+                    state, on_device = train_step(state, batch, done - 1)
                     epoch, within = divmod(done - 1, per_epoch)
                     log.train(done, on_device, epoch=epoch + 1)
                     leaving = stop.agreed()
@@ -222,25 +222,32 @@ def training_batches(
     return batch
 
 
+def make_optimizer(c: FinetuneConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """Returns the optimizer of the weights that are not frozen."""
+    return optimizers.freeze(optimizers.make_optimizer(c.optimizer, schedule), c.train.frozen_layers)
+
+
 def make_train_step(
-    make_model: step.MakeModel,
-    task: Task,
-    optimizer: optax.GradientTransformation,
-    schedule: optax.Schedule,
-    c: FinetuneConfig,
-    mesh: jax.sharding.Mesh,
-) -> step.TrainStep:
-    """Returns the step. The seed is an argument of its program: runs of a sweep that differ in no more share it."""
+    make_model: step.MakeModel, task: Task, rates: np.ndarray, c: FinetuneConfig, mesh: jax.sharding.Mesh
+) -> Callable[[step.TrainState, step.Batch, int], tuple[step.TrainState, dict[str, jax.Array]]]:
+    """Returns train_step(state, batch, number), where `rates` has the learning rate of each step, counted from 0.
+
+    Rate and seed are arguments of the program, no constants: of a sweep all runs with one batch size share it.
+    """
 
     @functools.partial(jax.jit, donate_argnames="state")
-    def seeded(
-        state: step.TrainState, batch: step.Batch, seed: jax.Array
+    def settled(
+        state: step.TrainState, batch: step.Batch, rate: jax.Array, seed: jax.Array
     ) -> tuple[step.TrainState, dict[str, jax.Array]]:
-        made = step.make_train_step(make_model, task.loss, optimizer, schedule, seed=seed, precision=c.train.precision)
+        def schedule(_: jax.typing.ArrayLike) -> jax.Array:
+            return rate
+
+        optimizer, precision = make_optimizer(c, schedule), c.train.precision
+        made = step.make_train_step(make_model, task.loss, optimizer, schedule, seed=seed, precision=precision)
         return made(state, batch)
 
-    program, seed = programs.shared(seeded, mesh), np.uint32(c.train.seed % 2**32)  # as jax cuts a longer seed
-    return lambda state, batch: program(state, batch, seed)
+    program, seed = programs.shared(settled, mesh), np.uint32(c.train.seed % 2**32)  # as jax cuts a longer seed
+    return lambda state, batch, number: program(state, batch, rates[number], seed)
 
 
 def outputs_of(

@@ -35,6 +35,7 @@ from bertjax.tasks.classification import SequenceClassifier
 from bertjax.training import metrics, programs
 from bertjax.training.checkpoints import best_step
 from bertjax.training.metrics import TIMING, read_metrics
+from bertjax.training.optimizers import learning_rate
 from tests.conftest import OBJECTS, SUBJECTS, VERBS
 from tests.interop import folders
 
@@ -143,21 +144,35 @@ def test_it_learns_and_keeps_the_best(tuned: tuple[Path, dict[str, float]]) -> N
     assert next(line for line in evaluations if line["step"] == best_step(workdir, "accuracy"))["eval_accuracy"] == best
 
 
-def test_runs_that_differ_in_their_seed_are_compiled_once(
+def test_runs_of_a_sweep_are_compiled_once(
     task_config: FinetuneConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    compiled, compile_it = [], jax.stages.Lowered.compile
-    monkeypatch.setattr(jax.stages.Lowered, "compile", lambda self: (compiled.append(self), compile_it(self))[1])
+    compiled: list[jax.stages.Lowered] = []
+    numbers: list[int] = []
+    losses, rates = [], []
+    compile_it = jax.stages.Lowered.compile
+
+    def counted(self: jax.stages.Lowered) -> jax.stages.Compiled:
+        compiled.append(self)
+        return compile_it(self)
+
+    monkeypatch.setattr(jax.stages.Lowered, "compile", counted)
     monkeypatch.setattr(programs, "_kept", type(programs._kept)())
-    numbers, losses = [], []
-    for seed in (3, 4, 3):
-        short = dataclasses.replace(task_config.train, epochs=1, batch_size=64, seed=seed)
+    for seed, epochs, peak_lr in ((3, 1, 1e-3), (4, 1, 1e-3), (3, 2, 2e-3), (3, 1, 1e-3)):
+        short = dataclasses.replace(task_config.train, epochs=epochs, batch_size=64, seed=seed)
+        optimizer = OptimizerConfig(peak_lr=peak_lr, warmup_steps=None)
         workdir = tmp_path / f"run{len(numbers)}"
-        finetune.run(dataclasses.replace(task_config, train=short), workdir)
+        finetune.run(dataclasses.replace(task_config, train=short, optimizer=optimizer), workdir)
+        jax.clear_caches()  # as a sweep does
         numbers.append(len(compiled))
-        losses.append([line["loss"] for line in read_metrics(workdir) if "loss" in line])
-    assert numbers[0] == numbers[1] > 0
-    assert losses[0] == losses[2] != losses[1]
+        lines = [line for line in read_metrics(workdir) if "loss" in line]
+        losses.append([line["loss"] for line in lines])
+        rates.append([line["learning_rate"] for line in lines])
+        schedule = learning_rate(optimizer, epochs * 4)
+        np.testing.assert_allclose(rates[-1], [schedule(line["step"] - 1) for line in lines], rtol=1e-6)
+    assert numbers[0] == numbers[-1] > 0
+    assert losses[0] == losses[3] != losses[1]
+    assert rates[0] != rates[2]
 
 
 def test_predictions_are_those_of_the_loaded_model(tuned: tuple[Path, dict[str, float]], files: Path) -> None:

@@ -73,7 +73,7 @@ def sweep(
         results.append(Result(settings, figures))
         metric = runs.read_facts(workdir / settings.folder)["metric"]
         _keep(workdir, c, results, metric)
-        jax.clear_caches()  # no later run has these compiled functions
+        jax.clear_caches()  # no later run has these functions; their programs are kept, training/programs.py
     of_this = [result for result in results if result.settings in asked]
     print(summary(of_this, runs.read_facts(workdir / asked[0].folder)["metric"]))
     return of_this

@@ -36,7 +36,7 @@ def learning_rate(c: OptimizerConfig, steps: int) -> optax.Schedule:
     return rate
 
 
-def make_optimizer(c: OptimizerConfig, steps: int) -> optax.GradientTransformation:
+def make_optimizer(c: OptimizerConfig, rate: optax.Schedule) -> optax.GradientTransformation:
     """Returns clipping to a global norm, Adam, decay of what is neither a bias nor LayerNorm, and the learning rate.
 
     LAMB scales what Adam and the decay come to, too. With `layer_decay` the rate is that much lower with each layer
@@ -50,7 +50,7 @@ def make_optimizer(c: OptimizerConfig, steps: int) -> optax.GradientTransformati
         adam(b1=c.b1, b2=c.b2, eps=c.epsilon),
         optax.add_decayed_weights(c.weight_decay, mask=decayed),
         *([scale_by_norms()] if c.kind == "lamb" else []),
-        optax.scale_by_learning_rate(learning_rate(c, steps)),
+        optax.scale_by_learning_rate(rate),
         optax.identity() if c.layer_decay == 1 else scale_by_layer(c.layer_decay),
     )
 

@@ -31,12 +31,13 @@ def make_pretraining(c: Config, *, next_sentence: bool) -> Pretraining:
         return BertForPretraining(c.model, rngs=rngs)
 
     loss = pretraining_loss if next_sentence else masked_lm_loss
-    optimizer = optimizers.make_optimizer(c.optimizer, c.train.steps)
+    rate = optimizers.learning_rate(c.optimizer, c.train.steps)
+    optimizer = optimizers.make_optimizer(c.optimizer, rate)
     train_step = step.make_train_step(
         make_model,
         loss,
         optimizer,
-        optimizers.learning_rate(c.optimizer, c.train.steps),
+        rate,
         seed=c.train.seed,
         precision=c.train.precision,
         microbatches=c.train.microbatches,

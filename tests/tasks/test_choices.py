@@ -22,7 +22,7 @@ from bertjax.tasks.batches import Features, evaluation_batches, make_batch
 from bertjax.tasks.choices import LABELS, Example, choice_loss, features, logits, read_examples
 from bertjax.training.step import fresh_params, make_forward, to_mesh
 from tests.conftest import OBJECTS, SUBJECTS, VERBS
-from tests.tasks.test_classification import Letters, readable
+from tests.tasks.letters import Letters, readable
 
 DATA = TaskDataConfig(text="sent1", second="sent2", choices=("ending0", "ending1"))
 MODEL = ModelConfig(vocab_size=100, width=16, layers=2, heads=2, mlp_width=32, max_positions=16)

@@ -22,7 +22,7 @@ from bertjax.tasks.multilabel import check_labels, features, make_task, multilab
 from bertjax.tasks.text_examples import Columns, Example, read_examples
 from bertjax.training.step import fresh_params, make_forward, to_mesh
 from tests.conftest import OBJECTS, SUBJECTS, VERBS
-from tests.tasks.test_classification import Letters
+from tests.tasks.letters import Letters
 
 
 def test_labels_are_parted_by_bars_or_listed(tmp_path: Path) -> None:

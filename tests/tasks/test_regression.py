@@ -12,7 +12,7 @@ from bertjax.sharding import make_mesh
 from bertjax.tasks.regression import check_score, features, make_task, write_predictions
 from bertjax.tasks.text_examples import Columns, Example, read_examples
 from bertjax.training.step import fresh_params
-from tests.tasks.test_classification import Letters
+from tests.tasks.letters import Letters
 
 
 def test_scores_are_targets_and_unknown_ones_are_0() -> None:

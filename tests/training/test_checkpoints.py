@@ -20,7 +20,7 @@ from bertjax.model.pretraining import BertForPretraining
 from bertjax.storage import Folder
 from bertjax.training import checkpoints, optimizers, step
 
-TX = optimizers.make_optimizer(OptimizerConfig(warmup_steps=0), 10)
+TX = optimizers.make_optimizer(OptimizerConfig(), lambda _: 1e-3)
 MeshOf = Callable[[int, int, int], jax.sharding.Mesh]
 
 

@@ -58,8 +58,8 @@ def run(
     def make_model(rngs: nnx.Rngs) -> BertForPretraining:
         return BertForPretraining(c, rngs=rngs)
 
-    tx = optax.chain(remembered(), optimizers.make_optimizer(optimizer, STEPS))
     rate = optimizers.learning_rate(optimizer, STEPS)
+    tx = optax.chain(remembered(), optimizers.make_optimizer(optimizer, rate))
     figures, gradients = [], []
     with jax.set_mesh(mesh):
         made = step.make_train_step(make_model, pretraining_loss, tx, rate, seed=0, precision="float32", **how)

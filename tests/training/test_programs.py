@@ -37,7 +37,7 @@ def test_what_reads_the_same_is_compiled_once(compiled: list[jax.stages.Lowered]
     for _ in range(2):
         double = programs.shared(scaled(2.0), mesh)
         assert double({"x": jnp.ones(3)}).tolist() == [2, 2, 2]
-        assert double({"x": np.float32([4])}).tolist() == [8]
+        assert double({"x": np.array([4], np.float32)}).tolist() == [8]
     assert len(compiled) == 2
 
 

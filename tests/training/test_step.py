@@ -33,8 +33,8 @@ def run(
     def make_model(rngs: nnx.Rngs) -> BertForPretraining:
         return BertForPretraining(c, rngs=rngs)
 
-    tx = optimizers.make_optimizer(OPTIMIZER, steps)
     rate = optimizers.learning_rate(OPTIMIZER, steps)
+    tx = optimizers.make_optimizer(OPTIMIZER, rate)
     figures = []
     with jax.set_mesh(mesh):
         train_step = step.make_train_step(make_model, pretraining_loss, tx, rate, seed=seed, precision=precision)
