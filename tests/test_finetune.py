@@ -158,7 +158,7 @@ def test_runs_of_a_sweep_are_compiled_once(
 
     monkeypatch.setattr(jax.stages.Lowered, "compile", counted)
     monkeypatch.setattr(programs, "_kept", type(programs._kept)())
-    for seed, epochs, peak_lr in ((3, 1, 1e-3), (4, 1, 1e-3), (3, 2, 2e-3), (3, 1, 1e-3)):
+    for seed, epochs, peak_lr in ((3, 1, 1e-3), (4, 2, 2e-3)):
         short = dataclasses.replace(task_config.train, epochs=epochs, batch_size=64, seed=seed)
         optimizer = OptimizerConfig(peak_lr=peak_lr, warmup_steps=None)
         workdir = tmp_path / f"run{len(numbers)}"
@@ -170,9 +170,9 @@ def test_runs_of_a_sweep_are_compiled_once(
         rates.append([line["learning_rate"] for line in lines])
         schedule = learning_rate(optimizer, epochs * 4)
         np.testing.assert_allclose(rates[-1], [schedule(line["step"] - 1) for line in lines], rtol=1e-6)
-    assert numbers[0] == numbers[-1] > 0
-    assert losses[0] == losses[3] != losses[1]
-    assert rates[0] != rates[2]
+    assert numbers[0] == numbers[1] > 0
+    assert losses[0][0] != losses[1][0]
+    assert rates[0] != rates[1]
 
 
 def test_predictions_are_those_of_the_loaded_model(tuned: tuple[Path, dict[str, float]], files: Path) -> None:
