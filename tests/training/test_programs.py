@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -44,7 +45,7 @@ def test_what_reads_the_same_is_compiled_once(compiled: list[jax.stages.Lowered]
 def test_what_differs_is_told_apart(compiled: list[jax.stages.Lowered]) -> None:
     """By a constant, a type, the names of what goes in, the devices."""
     one, two = (make_mesh(MeshConfig(), [device]) for device in jax.devices()[:2])
-    x = jnp.ones(3)
+    x = jax.device_put(jnp.ones(3), one.devices.flat[0])
     assert programs.shared(scaled(2.0), one)({"x": x}).tolist() == [2, 2, 2]
     assert programs.shared(scaled(3.0), one)({"x": x}).tolist() == [3, 3, 3]
     assert programs.shared(scaled(2.0), one)({"x": x.astype(jnp.bfloat16)}).dtype == jnp.bfloat16
@@ -52,6 +53,16 @@ def test_what_differs_is_told_apart(compiled: list[jax.stages.Lowered]) -> None:
     there = jax.device_put(x, two.devices.flat[0])
     assert programs.shared(scaled(2.0), two)({"x": there}).devices() == {two.devices.flat[0]}
     assert len(compiled) == 5
+
+
+@pytest.mark.usefixtures("compiled")
+def test_large_constants_are_told_apart() -> None:
+    """The text has all of their numbers."""
+    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+    for last in (1.0, 2.0):
+        table = np.append(np.zeros(5000, np.float32), np.float32(last))
+        added = programs.shared(jax.jit(functools.partial(jnp.add, table)), mesh)
+        assert added(jnp.zeros(5001))[-1] == last
 
 
 def test_the_oldest_is_given_up(compiled: list[jax.stages.Lowered], monkeypatch: pytest.MonkeyPatch) -> None:
