@@ -26,7 +26,7 @@ def shared(function: Any, mesh: jax.sharding.Mesh) -> Callable[..., Any]:
     def call(*arguments: Any) -> Any:
         kinds = tuple(map(_kind, jax.tree.leaves(arguments)))
         if kinds not in of_arguments:
-            of_arguments[kinds] = _compiled(function.lower(*arguments), mesh)
+            of_arguments[kinds] = _compiled(function.lower(*arguments), kinds, mesh)
         return of_arguments[kinds](*arguments)
 
     return call
@@ -36,9 +36,9 @@ def _kind(x: jax.Array | np.generic) -> Hashable:
     return x.shape, x.dtype, getattr(x, "sharding", None)
 
 
-def _compiled(lowered: jax.stages.Lowered, mesh: jax.sharding.Mesh) -> jax.stages.Compiled:
-    text = hashlib.blake2b(lowered.as_text().encode()).digest()
-    key = text, lowered.in_tree, lowered.out_tree, mesh
+def _compiled(lowered: jax.stages.Lowered, kinds: Hashable, mesh: jax.sharding.Mesh) -> jax.stages.Compiled:
+    text = hashlib.blake2b(lowered.as_text().encode()).digest()  # without the arguments that nothing depends on
+    key = text, kinds, lowered.in_tree, lowered.out_tree, mesh
     if key not in _kept:
         _kept[key] = lowered.compile()
     _kept.move_to_end(key)

@@ -55,6 +55,14 @@ def test_what_differs_is_told_apart(compiled: list[jax.stages.Lowered]) -> None:
     assert len(compiled) == 5
 
 
+def test_unused_arguments_are_told_apart_too(compiled: list[jax.stages.Lowered]) -> None:
+    """The text leaves them out, but a program takes only those it was compiled for: labels, in a forward pass."""
+    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+    for unused in (jnp.zeros(2, jnp.int32), jnp.zeros((2, 3))):
+        assert programs.shared(scaled(2.0), mesh)({"x": jnp.ones(()), "labels": unused}) == 2
+    assert len(compiled) == 2
+
+
 @pytest.mark.usefixtures("compiled")
 def test_large_constants_are_told_apart() -> None:
     """The text has all of their numbers."""
