@@ -14,15 +14,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import functools
 import hashlib
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import jax
 import numpy as np
-import optax
 from flax import nnx
 
 from bertjax import backend, command_line, hosts, pretrained, report, runs, sharding, storage
@@ -34,13 +31,13 @@ from bertjax.errors import UserError, reported
 from bertjax.model.assembly import OF_TEXTS, Blueprint, classifier_heads
 from bertjax.model.encoder import check_mesh
 from bertjax.model.params import Params
-from bertjax.tasks import answers, batches, choices, classification, multilabel, regression, tagging
+from bertjax.tasks import answers, batches, choices, classification, multilabel, regression, running, tagging
 from bertjax.tasks.sweep import sweep
 from bertjax.tasks.task import Chosen, Outputs, Task, row_length
-from bertjax.training import optimizers, programs, step
+from bertjax.training import optimizers, step
 from bertjax.training.checkpoints import Checkpoints, best_step, load_params
 from bertjax.training.flops import encoder_flops
-from bertjax.training.metrics import PROGRESS_EVERY, MetricsLog
+from bertjax.training.metrics import MetricsLog
 from bertjax.training.patience import Waiting
 from bertjax.training.signals import StopRequest
 
@@ -86,7 +83,7 @@ def run(c: FinetuneConfig, workdir: str | Path) -> dict[str, float]:
     per_epoch = -(-len(train.ids) // c.train.batch_size)
     steps = c.train.epochs * per_epoch
     padded = batches.fitting_lengths(train.lengths_N, row_length(c.data))
-    batch_of = training_batches(train, padded, c, tokenizer, mesh)
+    batch_of = running.training_batches(train, padded, c, tokenizer, mesh)
 
     with storage.opened(workdir) as folder, runs.lock(folder.files), jax.set_mesh(mesh):
         c = runs.with_precision(c, folder.files, mesh.devices.flat[0])
@@ -100,12 +97,12 @@ def run(c: FinetuneConfig, workdir: str | Path) -> dict[str, float]:
             return task.make_model(compiled_config, c.train.pooling, rngs)
 
         schedule = optimizers.learning_rate(c.optimizer, steps)
-        optimizer = make_optimizer(c, schedule)
-        train_step = make_train_step(make_model, task, np.asarray(schedule(np.arange(steps))), c, mesh)
-        forward = programs.shared(step.make_forward(make_model, task.outputs, c.train.precision), mesh)
+        optimizer = running.make_optimizer(c, schedule)
+        train_step = running.make_train_step(make_model, task.loss, np.asarray(schedule(np.arange(steps))), c, mesh)
+        outputs_of = running.make_outputs(make_model, task.outputs, padded, c, mesh)
 
         def outputs(params: Params, name: str) -> list[np.ndarray]:
-            return outputs_of(name, task.parts[name].features, padded, functools.partial(forward, params), c, mesh)
+            return outputs_of(params, name, task.parts[name].features)
 
         def evaluate(found: Outputs) -> dict[str, float]:
             part = task.parts["validation"]
@@ -193,83 +190,6 @@ def read_task(c: FinetuneConfig, tokenizer: Tokenizer) -> Task:
         files = installed_docs.classification_files()
         data = dataclasses.replace(data, train=files["train"], validation=files["validation"], test=files["test"])
     return TASKS[c.task](data, tokenizer, c.train.seed)
-
-
-def training_batches(
-    features: batches.Features,
-    padded: Sequence[int],
-    c: FinetuneConfig,
-    tokenizer: Tokenizer,
-    mesh: jax.sharding.Mesh,
-) -> Callable[[int], dict[str, jax.Array]]:
-    """Returns batch(step), steps counted from 0, on the mesh."""
-    lengths_N = features.lengths_N
-
-    @functools.lru_cache(maxsize=2)  # the threads that make batches are at most one epoch ahead
-    def order(epoch: int) -> list[batches.Choice]:
-        return batches.epoch_batches(lengths_N, c.train.batch_size, padded, seed=c.train.seed, epoch=epoch)
-
-    def batch(s: int) -> dict[str, jax.Array]:
-        epoch, place = divmod(s, -(-len(features.ids) // c.train.batch_size))
-        made = batches.make_batch(features, order(epoch)[place], c.train.batch_size)
-        if c.train.mask_rate:
-            special_ids, mask_id = tokenizer.special_ids, tokenizer.mask_id
-            made["ids"] = batches.hide_tokens(
-                made["ids"], c.train.mask_rate, mask_id=mask_id, special_ids=special_ids, seed=c.train.seed, step=s
-            )
-        return step.to_mesh(made, mesh)
-
-    return batch
-
-
-def make_optimizer(c: FinetuneConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """Returns the optimizer of the weights that are not frozen."""
-    return optimizers.freeze(optimizers.make_optimizer(c.optimizer, schedule), c.train.frozen_layers)
-
-
-def make_train_step(
-    make_model: step.MakeModel, task: Task, rates: np.ndarray, c: FinetuneConfig, mesh: jax.sharding.Mesh
-) -> Callable[[step.TrainState, step.Batch, int], tuple[step.TrainState, dict[str, jax.Array]]]:
-    """Returns train_step(state, batch, number), where `rates` has the learning rate of each step, counted from 0.
-
-    Rate and seed are arguments of the program, no constants: of a sweep all runs with one batch size share it.
-    """
-
-    @functools.partial(jax.jit, donate_argnames="state")
-    def settled(
-        state: step.TrainState, batch: step.Batch, rate: jax.Array, seed: jax.Array
-    ) -> tuple[step.TrainState, dict[str, jax.Array]]:
-        def schedule(_: jax.typing.ArrayLike) -> jax.Array:
-            return rate
-
-        optimizer, precision = make_optimizer(c, schedule), c.train.precision
-        made = step.make_train_step(make_model, task.loss, optimizer, schedule, seed=seed, precision=precision)
-        return made(state, batch)
-
-    program, seed = programs.shared(settled, mesh), np.uint32(c.train.seed % 2**32)  # as jax cuts a longer seed
-    return lambda state, batch, number: program(state, batch, rates[number], seed)
-
-
-def outputs_of(
-    name: str,
-    features: batches.Features,
-    padded: Sequence[int],
-    forward: Callable[[step.Batch], jax.Array],
-    c: FinetuneConfig,
-    mesh: jax.sharding.Mesh,
-) -> list[np.ndarray]:
-    """Returns what the model says of each row of a file, in order; prints how far it is where that takes long."""
-    found: list[np.ndarray] = [np.zeros(0)] * len(features.ids)
-    done, said = 0, time.monotonic()
-    for choice in batches.evaluation_batches(features.lengths_N, c.train.batch_size, padded):
-        rows = hosts.whole(forward(step.to_mesh(batches.make_batch(features, choice, c.train.batch_size), mesh)))
-        for row, i in enumerate(choice.indices):
-            found[i] = rows[row]
-        done += len(choice.indices)
-        if time.monotonic() - said >= PROGRESS_EVERY:
-            said = time.monotonic()
-            hosts.say(f"{name}: {done} of {len(found)} rows read")
-    return found
 
 
 def evaluation_steps(per_epoch: int, evaluations: int) -> set[int]:
