@@ -27,7 +27,7 @@ from bertjax.interop.extension import check_extends, extend
 from bertjax.model import kernels
 from bertjax.model.encoder import check_mesh
 from bertjax.model.params import Params
-from bertjax.training import budget, step
+from bertjax.training import budget, programs, step
 from bertjax.training.checkpoints import Checkpoints
 from bertjax.training.flops import flops_per_token
 from bertjax.training.metrics import MetricsLog, last_evaluation
@@ -63,7 +63,7 @@ def run(c: Config, workdir: str | Path) -> dict[str, float]:
 
     with storage.opened(workdir) as folder, runs.lock(folder.files), jax.set_mesh(mesh):
         c = runs.with_precision(c, folder.files, mesh.devices.flat[0])
-        attention = [attention_of(phase, mesh) for phase in make_phases(c, corpora)]
+        say_where_it_runs(c, [attention_of(phase, mesh) for phase in make_phases(c, corpora)], mesh)
         if c.train.budget is not None:
             c = within_budget(c, corpora, mesh, folder, began)
         phases = make_phases(c, corpora)
@@ -79,7 +79,7 @@ def run(c: Config, workdir: str | Path) -> dict[str, float]:
                 {},
             )
             start = int(state.step)
-            say_what_runs(c, phases, attention, mesh, state, start)
+            say_what_runs(c, phases, state, start)
 
             # 3. What it does, phase by phase.
             with MetricsLog(folder, c.train, steps=c.train.steps, resumed_at=start, counters=counters) as log:
@@ -143,6 +143,7 @@ def make_work(phase: Phase, mesh: jax.sharding.Mesh) -> budget.Work:
     batch_of = data.training_batches(corpus, c.data, rows=held.numbers, batch_size=c.train.batch_size, seed=phase.seed)
     held_out = data.evaluation_batches(corpus, c.data, batch_size=c.train.batch_size, limit=c.train.eval_rows)
     _, _, train_step, eval_step = make_pretraining(c, next_sentence=corpus.next_sentence)
+    eval_step = programs.shared(eval_step, mesh)  # that of a budget's measurement and of every phase
     return budget.Work(
         batch_of,
         lambda s: step.to_mesh(batch_of(s), mesh, held=held),
@@ -197,7 +198,9 @@ def make_phases(c: Config, corpora: Sequence[Mixture]) -> list[Phase]:
 def attention_of(phase: Phase, mesh: jax.sharding.Mesh) -> kernels.Kernel:
     """Returns what computes attention in a phase. Raises: UserError if that is asked of what cannot."""
     c, spans = phase.config, phase.corpus.pairs_per_row
-    return kernels.check(c.model, mesh, positions=c.data.seq_len, dtype=c.train.precision, most_spans=spans)
+    return kernels.check(
+        c.model, kernels.device_of(mesh), positions=c.data.seq_len, dtype=c.train.precision, most_spans=spans
+    )
 
 
 def with_pretrained_model(c: Config, corpus: Mixture) -> Config:
@@ -259,30 +262,26 @@ def held_out_figures(means: dict[str, float], held_out: Sequence[data.Batch]) ->
     return figures
 
 
-def say_what_runs(
-    c: Config,
-    phases: Sequence[Phase],
-    attention: Sequence[kernels.Kernel],
-    mesh: jax.sharding.Mesh,
-    state: step.TrainState,
-    start: int,
-) -> None:
-    """Prints the first log line: where, what, how much."""
+def say_where_it_runs(c: Config, attention: Sequence[kernels.Kernel], mesh: jax.sharding.Mesh) -> None:
+    """Prints the first log line: on what and how."""
     device = mesh.devices.flat[0]
+    dropout = "" if c.train.prng == "threefry2x32" else f"; dropout by {c.train.prng}, other on every mesh"
+    hosts.say(
+        f"{mesh.size} x {device.device_kind}, mesh {dict(mesh.shape)}, {c.train.precision}, attention by"
+        f" {', then '.join(dict.fromkeys(attention))}{dropout}"
+    )
+
+
+def say_what_runs(c: Config, phases: Sequence[Phase], state: step.TrainState, start: int) -> None:
+    """Prints how large the model is, what it reads, and how far it is."""
     parameters = sum(x.size for x in jax.tree.leaves(state.params))
     rows = ", then ".join(
         f"{phase.corpus.rows('train')} training and {phase.corpus.rows('validation')} held-out rows of"
         f" {phase.config.data.seq_len}" + (f" from step {phase.steps.start}" if phase.steps.start else "")
         for phase in phases
     )
-    dropout = "" if c.train.prng == "threefry2x32" else f"; dropout by {c.train.prng}, other on every mesh"
-    hosts.say(
-        f"{mesh.size} x {device.device_kind}, mesh {dict(mesh.shape)}, {c.train.precision}, attention by"
-        f" {', then '.join(dict.fromkeys(attention))}; {parameters / 1e6:.1f} M"
-        f" parameters; {rows}; "
-        + (f"going on from step {start} of {c.train.steps}" if start else f"{c.train.steps} steps")
-        + dropout
-    )
+    steps = f"going on from step {start} of {c.train.steps}" if start else f"{c.train.steps} steps"
+    hosts.say(f"{parameters / 1e6:.1f} M parameters; {rows}; {steps}")
 
 
 def main() -> None:

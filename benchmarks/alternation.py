@@ -11,6 +11,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from bertjax import backend
 from bertjax.data.workers import leave_with_parent
 
 
@@ -53,7 +54,18 @@ class Timing(NamedTuple):
 
 
 def alternate(contenders: Mapping[str, Contender], *, rounds: int, turn_seconds: float) -> dict[str, Timing]:
-    """Returns the timing of each: in every round each has a turn, of as many steps as take about `turn_seconds`."""
+    """Returns the timing of each: in every round each has a turn, of as many steps as take about `turn_seconds`.
+
+    TPUs admit one process: there each has all of its turns before the next one is made.
+    """
+    together = [{name: one} for name, one in contenders.items()] if backend.has_tpus() else [contenders]
+    timings: dict[str, Timing] = {}
+    for some in together:
+        timings |= _alternate(some, rounds, turn_seconds)
+    return timings
+
+
+def _alternate(contenders: Mapping[str, Contender], rounds: int, turn_seconds: float) -> dict[str, Timing]:
     with contextlib.ExitStack() as stack:
         processes = {name: stack.enter_context(_process()) for name in contenders}
         warm = {name: processes[name].submit(_make, contender).result() for name, contender in contenders.items()}

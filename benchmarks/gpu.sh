@@ -8,7 +8,6 @@
 # OUT/runs has the workdirs. Started again it goes on: what is there is not done again. Needs the extras gpu and parity.
 # Python is that of $PYTHON, or python. On a GPU it takes about an hour and a half, of which the pretraining 15 minutes.
 set -euo pipefail
-cd "$(dirname "$0")/.."
 
 small=
 if [ "${1:-}" = --small ]; then
@@ -19,8 +18,9 @@ if [ $# -ne 4 ]; then
     sed -n '4s/^# *//p' "$0" >&2
     exit 2
 fi
-out=$1 text=$2 vocab=$3 tasks=$4
+out=$(realpath -m "$1") text=$(realpath "$2") vocab=$(realpath "$3") tasks=$(realpath "$4")
 python=${PYTHON:-python}
+cd "$(dirname "$0")/.."
 mkdir -p "$out/runs"
 
 # measured NAME COMMAND...: the command's standard output is OUT/NAME.json; it is there only if the command succeeded.

@@ -16,6 +16,7 @@ from benchmarks.alternation import Trial
 from bertjax import backend, sharding
 from bertjax.config import Config
 from bertjax.data.batches import Batch
+from bertjax.errors import UserError
 from bertjax.model import kernels
 from bertjax.training import step
 from bertjax.training.metrics import peak_flops
@@ -24,26 +25,42 @@ from bertjax.training.pretraining import make_pretraining
 Change = Callable[[], None]
 
 
-def our_step(c: Config, batch: Batch, next_sentence: bool, change: Change | None = None, donate: bool = True) -> Trial:
-    """Returns the step of a run of this config on this batch, after `change`, if there is one, replaced some part."""
+def our_step(
+    c: Config,
+    batch: Batch,
+    next_sentence: bool,
+    change: Change | None = None,
+    donate: bool = True,
+    devices: int | None = None,
+) -> Trial:
+    """Returns the step of a run of this config on this batch, after `change`, if there is one, replaced some part.
+
+    It has all devices unless their number is given.
+    """
     if change is not None:
         change()
     backend.start()
     jax.config.update("jax_enable_compilation_cache", False)  # the time to compile is one of the figures
-    mesh = sharding.make_mesh(c.mesh)
+    mesh = sharding.make_mesh(c.mesh, jax.devices()[:devices])
     sharding.check_batch(c.train.batch_size, mesh, microbatches=c.train.microbatches)
     jax.set_mesh(mesh)
     if c.train.precision == "auto":
         precision = backend.fastest_precision(mesh.devices.flat[0])
         c = dataclasses.replace(c, train=dataclasses.replace(c.train, precision=precision))
+    if mesh.devices.flat[0].platform == "cpu" and not backend.only_cpus():
+        raise UserError(
+            "jax found no accelerator, though this machine has one; end what holds it, or JAX_PLATFORMS=cpu"
+        )
     (_, positions), (_, pairs) = batch["ids"].shape, batch["cls"].shape
-    attention = kernels.check(c.model, mesh, positions=positions, dtype=c.train.precision, most_spans=pairs)
+    attention = kernels.check(
+        c.model, kernels.device_of(mesh), positions=positions, dtype=c.train.precision, most_spans=pairs
+    )
     run = make_pretraining(c, next_sentence=next_sentence)
     train_step: Any = run.train_step if donate else jax.jit(getattr(run.train_step, "__wrapped__"))  # noqa: B009
     state = step.first_state(step.fresh_params(run.make_model, c.train.seed), run.optimizer)
     sent = step.to_mesh(batch, mesh)
     started = time.perf_counter()
-    train_step.lower(state, sent).compile()
+    train_step = train_step.lower(state, sent).compile()
     compile_seconds = time.perf_counter() - started
 
     def steps(number: int) -> float:

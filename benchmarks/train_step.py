@@ -5,8 +5,8 @@
 Without --config it takes 4 layers of width 512 at 128 positions, 16 rows, dropout 0.1. With --data.path=CORPUS it reads
 a batch of that, else random ids in pairs of the stated `--lengths`. `--against=huggingface` also times transformers'
 BertForPreTraining in PyTorch on the same batch: as it is and by torch.compile, with SDPA, in float32 and in bfloat16 by
-autocast, with PyTorch's fused AdamW; packed pairs it reads one in a row, padded to the longest. Every one has a process
-of its own, and they take turns. Prints a JSON line.
+autocast, with PyTorch's fused AdamW; packed pairs it reads one in a row, padded to the longest. Both then have one
+device. Every one has a process of its own, and they take turns. Prints a JSON line.
 
 A step's `seconds` are the median and the fastest of the turns, the device never waited for within one. `host_seconds`
 are Python's: from the call of the step, on an idle device, until it returns with the device at work. `attention` is
@@ -117,7 +117,8 @@ def measure(a: Arguments) -> dict[str, Any]:
     contenders: dict[str, Contender] = {}
     for precision in a.precisions:
         contenders[f"products_{precision}"] = Contender(our_products, (precision,))
-        contenders[f"ours_{precision}"] = Contender(our_step, (in_precision(c, precision), batch, next_sentence))
+        ours = (in_precision(c, precision), batch, next_sentence, None, True, 1 if a.against else None)
+        contenders[f"ours_{precision}"] = Contender(our_step, ours)
     found: dict[str, Any] = {}
     if a.against:
         theirs, found["left_out"] = their_contenders(a, c, batch, next_sentence)

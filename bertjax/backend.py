@@ -11,6 +11,7 @@ import platform
 import re
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -21,6 +22,11 @@ from bertjax import cache
 ONEDNN = "--xla_cpu_experimental_onednn_custom_call=true"
 """Products by oneDNN, worth a tenth in float32 and twice the speed in bfloat16 with jax 0.12, nothing with 0.10
 (docs/log.md)."""
+
+DEVICES = Path("/dev")
+GPUS = ("nvidia[0-9]*", "dxg", "kfd")
+"""Linux's names for those of NVIDIA, also under Windows, and of AMD."""
+TPUS = ("accel*", "vfio/[0-9]*")
 
 # Parameters of glibc's mallopt(3), as malloc.h numbers them.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
@@ -77,7 +83,18 @@ def only_cpus() -> bool:
     """Tells it without starting jax's backend, whose threads would bring their own heaps before they are forbidden."""
     if platforms := jax.config.values["jax_platforms"]:
         return bool(platforms == "cpu")
-    return not importlib.metadata.entry_points(group="jax_plugins") and importlib.util.find_spec("libtpu") is None
+    plugins = importlib.metadata.entry_points(group="jax_plugins") or importlib.util.find_spec("libtpu")
+    # Installed says little: libtpu also compiles for pods that are elsewhere.
+    return not plugins or (sys.platform == "linux" and not _is_there(GPUS + TPUS))
+
+
+def has_tpus() -> bool:
+    """Tells it without starting jax's backend, which takes them for this process alone."""
+    return importlib.util.find_spec("libtpu") is not None and _is_there(TPUS)
+
+
+def _is_there(names: Sequence[str]) -> bool:
+    return any(any(DEVICES.glob(name)) for name in names)
 
 
 def _keep_freed_memory() -> None:

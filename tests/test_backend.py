@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import importlib.util
 import os
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -52,6 +55,26 @@ def test_products_are_onednns_where_there_are_only_cpus_and_the_users_flags_coun
     command = [sys.executable, "-c", FLAGS.format(onednn=onednn)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == flags
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of Linux's devices")
+@pytest.mark.parametrize(("name", "tpu"), [("nvidia0", False), ("kfd", False), ("accel0", True), ("vfio/0", True)])
+def test_an_installed_plugin_is_no_accelerator_without_its_device(
+    name: str, tpu: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`bertjax plan` needs libtpu where there are only CPUs."""
+    monkeypatch.setattr(backend, "DEVICES", tmp_path)
+    monkeypatch.setattr(backend.jax, "config", SimpleNamespace(values={"jax_platforms": None}))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: "there")
+    for other in ("null", "nvidiactl", "vfio/vfio"):
+        (tmp_path / other).parent.mkdir(exist_ok=True)
+        (tmp_path / other).touch()
+    assert (backend.only_cpus(), backend.has_tpus()) == (True, False)
+    (tmp_path / name).touch()
+    assert (backend.only_cpus(), backend.has_tpus()) == (False, tpu)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda **_: [])
+    assert (backend.only_cpus(), backend.has_tpus()) == (True, False)
 
 
 @pytest.mark.parametrize(

@@ -203,7 +203,8 @@ def test_a_budget_is_measured_once_and_the_run_is_that_of_its_steps(
     (left, speed), lines = found[0], capsys.readouterr().err.splitlines()
     assert 0 < left < 240 - speed.start
     assert min(speed.start, *speed.steps, *speed.evaluations, speed.checkpoint) > 0
-    assert lines[0] == f"train.budget=4m is 24 steps: {budget.described(speed)}"
+    assert lines[0] == "8 x cpu, mesh {'data': 8, 'fsdp': 1, 'model': 1}, float32, attention by xla"
+    assert lines[1] == f"train.budget=4m is 24 steps: {budget.described(speed)}"
     assert untimed(tmp_path / "run") == untimed(finished)  # nothing of the measured steps is left
     assert {path.name for path in (tmp_path / "run").iterdir()} == {path.name for path in finished.iterdir()}
     monkeypatch.setattr(budget, "measure", lambda *_: pytest.fail("measured again"))

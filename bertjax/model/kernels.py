@@ -26,6 +26,7 @@ Kernel = Literal["xla", "cudnn", "splash"]
 LANES = 128  # of a TPU: splash's blocks are multiples of it
 BLOCKS = (512, 384, 256, 128)  # positions a block of splash, the largest that divides the row; unmeasured
 WIDEST = 128  # head width up to which cuDNN has it before Hopper
+BEFORE_AMPERE = re.compile(r"\b(GTX|RTX 20\d\d|Quadro|T4|TITAN)\b")  # older data centre GPUs are called Tesla
 HOPPER_ON = re.compile(r"\b(G?H[12]0\d|G?B[123]\d\d|RTX PRO)\b")
 CUDNN_PRIMITIVE = "dot_product_attention_fwd_wrapper"  # JAX's, for cuDNN's forward pass
 
@@ -56,13 +57,13 @@ def choose(asked: Literal["auto"] | Kernel, case: Case) -> Kernel:
     return "xla" if fitting[-1] == "cudnn" and case.most_spans != 1 else fitting[-1]
 
 
-def check(c: ModelConfig, mesh: AnyMesh, *, positions: int, dtype: str, most_spans: int | None) -> Kernel:
-    """Returns what computes attention in training on such rows.
+def check(c: ModelConfig, device: tuple[str, str], *, positions: int, dtype: str, most_spans: int | None) -> Kernel:
+    """Returns what computes attention in training on such rows; `device` is its (device_kind, platform).
 
     Raises: UserError if the config asks for a kernel that cannot.
     """
     case = Case(
-        *device_of(mesh),
+        *device,
         positions=positions,
         head_width=c.width // c.heads,
         dtype=dtype,
@@ -100,8 +101,8 @@ def _obstacle_for_splash(case: Case) -> str | None:
 
 
 def _obstacle_for_cudnn(case: Case) -> str | None:
-    if not case.device_kind.startswith("NVIDIA"):  # those of AMD have other names
-        return f"runs on NVIDIA GPUs, not on {case.device_kind}"
+    if not case.device_kind.startswith("NVIDIA") or BEFORE_AMPERE.search(case.device_kind):  # AMD's have other names
+        return f"runs on NVIDIA GPUs from Ampere (A100) on, not on {case.device_kind}"
     if case.dtype not in ("bfloat16", "float16"):
         return f"computes in bfloat16, not in {case.dtype}"
     if case.head_width % 8 or case.head_width > WIDEST:

@@ -82,9 +82,9 @@ def make_plan(
     mesh = sharding.make_mesh(c.mesh, list(devices)) if devices else _abstract_mesh(c, topology)
     sharding.check_batch(c.train.batch_size, mesh, microbatches=c.train.microbatches)
     check_mesh(c.model, mesh)
+    rows: dict[str, Any] = {"positions": c.data.seq_len, "dtype": c.train.precision, "most_spans": pairs_per_row}
+    kernels.check(c.model, kernels.device_of(mesh) if devices else (topology.chip.kind, "gpu"), **rows)
     if isinstance(mesh, jax.sharding.Mesh):
-        rows: dict[str, Any] = {"positions": c.data.seq_len, "dtype": c.train.precision, "most_spans": pairs_per_row}
-        kernels.check(c.model, mesh, **rows)
         step = compile_step(c, mesh, **how)
     else:
         step = estimate_step(c, mesh, per_slice=topology.chips // topology.slices, **how)

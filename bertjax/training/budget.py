@@ -95,7 +95,7 @@ def _times(steps: range, every: int) -> int:
 def measure(c: Config, works: Sequence[Work], first_state: Callable[[], TrainState], folder: storage.Folder) -> Speed:
     """Returns how fast this config runs here; needs its mesh.
 
-    What is compiled depends on the number of steps, so it will be compiled again: that counts as the start.
+    The step depends on the number of steps, so it will be compiled again: that counts as the start.
     """
     with _compiling_anew():
         return _measure(c, works, first_state, folder)
@@ -111,11 +111,11 @@ def _measure(c: Config, works: Sequence[Work], first_state: Callable[[], TrainSt
         state, pace = _seconds_a_step(work, state, coming, FEWEST)
         count = max(FEWEST, int(SHARE * c.train.budget_seconds / len(works) / hosts.of_first(pace)))
         state, step = _seconds_a_step(work, state, coming, count)
-        first_batch = _seconds_a_batch(work, state.params, work.held_out[:1])
+        _seconds_a_batch(work, state.params, work.held_out[:1])  # compiles it, for the run, too
         batch = _seconds_a_batch(work, state.params, work.held_out[:FEWEST])
         steps.append(step)
         evaluations.append(batch * len(work.held_out))
-        start += max(0.0, first_step - step) + max(0.0, first_batch - batch)
+        start += max(0.0, first_step - step)
     _seconds_a_checkpoint(state, folder, c.checkpoint)  # compiles the checksums, for the run, too
     return Speed(start, tuple(steps), tuple(evaluations), _seconds_a_checkpoint(state, folder, c.checkpoint))
 

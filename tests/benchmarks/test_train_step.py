@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
 import os
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from benchmarks import rows, train_step
+from benchmarks import alternation, rows, train_step
 from benchmarks.alternation import Contender, Timing, Trial, alternate, best, ratio
 from bertjax.config import Config, DataConfig, ModelConfig, TrainConfig
 from bertjax.errors import UserError
@@ -75,6 +77,22 @@ def test_contenders_take_turns_in_processes_of_their_own() -> None:
     assert 0.01 <= found["quick"].fastest <= found["quick"].median < 0.03 <= found["slow"].fastest
     with pytest.raises(UserError, match="no such thing"):
         alternate({"wrong": Contender(refuser, ())}, rounds=1, turn_seconds=1)
+
+
+def alone(path: str) -> Trial:
+    """Holds a file as long as its process lives, as a process does a TPU."""
+    os.close(os.open(path, os.O_CREAT | os.O_EXCL))
+    atexit.register(os.remove, path)
+    return sleeper(0.001)
+
+
+def test_on_tpus_each_ends_before_the_next_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    contenders = {name: Contender(alone, (str(tmp_path / "held"),)) for name in ("one", "other")}
+    with pytest.raises(FileExistsError):
+        alternate(contenders, rounds=2, turn_seconds=0.001)
+    monkeypatch.setattr(alternation.backend, "has_tpus", lambda: True)
+    found = alternate(contenders, rounds=2, turn_seconds=0.001)
+    assert [len(timing.seconds) for timing in found.values()] == [2, 2]
 
 
 def test_ratios_are_of_the_same_round_and_with_the_fastest() -> None:

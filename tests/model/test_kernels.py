@@ -248,7 +248,7 @@ def test_evaluation_is_computed_as_the_training_is(monkeypatch: pytest.MonkeyPat
             dataclasses.replace(MODEL, attention="splash"),
             r"^model.attention='splash' runs on TPUs, not on cpu; use auto or xla$",
         ),
-        (dataclasses.replace(MODEL, attention="cudnn"), "runs on NVIDIA GPUs, not on cpu; use auto or xla"),
+        (dataclasses.replace(MODEL, attention="cudnn"), r"runs on NVIDIA GPUs from Ampere \(A100\) on, not on cpu; use auto or xla"),
         (
             dataclasses.replace(MODEL, attention="splash", attention_dropout=0.1),
             "drops no weights, but model.attention_dropout=0.1",
@@ -259,7 +259,7 @@ def test_evaluation_is_computed_as_the_training_is(monkeypatch: pytest.MonkeyPat
 def test_a_kernel_that_cannot_is_an_error(c: ModelConfig, message: str) -> None:
     rows: dict[str, Any] = {"positions": 128, "dtype": "bfloat16", "most_spans": 1}
     with pytest.raises(UserError, match=message):
-        kernels.check(c, make_mesh(MeshConfig(), jax.devices()[:1]), **rows)
+        kernels.check(c, ("cpu", "cpu"), **rows)
 
 
 @pytest.mark.parametrize(
@@ -267,6 +267,8 @@ def test_a_kernel_that_cannot_is_an_error(c: ModelConfig, message: str) -> None:
     [
         ("splash", dataclasses.replace(TPU, positions=100), "rows of a multiple of 128 positions, not of 100"),
         ("cudnn", dataclasses.replace(H100, dtype="float32"), "bfloat16, not in float32"),
+        ("cudnn", dataclasses.replace(H100, device_kind="NVIDIA GeForce RTX 2080 Ti"), "from Ampere (A100) on, not on"),
+        ("cudnn", dataclasses.replace(H100, device_kind="Tesla V100-SXM2-16GB"), "from Ampere (A100) on, not on Tesla"),
         ("cudnn", dataclasses.replace(H100, head_width=20), "multiple of 8 up to 128, not 20"),
         ("cudnn", dataclasses.replace(H100, most_spans=None), "the most spans are known"),
         ("cudnn", dataclasses.replace(A100, most_spans=8), "packed rows from Hopper (H100) on, not on NVIDIA A100"),
@@ -278,4 +280,4 @@ def test_why_a_kernel_cannot(asked: kernels.Kernel, case: kernels.Case, reason: 
 
 def test_a_check_that_passes_returns_what_computes() -> None:
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
-    assert kernels.check(MODEL, mesh, positions=128, dtype="bfloat16", most_spans=1) == "xla"
+    assert kernels.check(MODEL, kernels.device_of(mesh), positions=128, dtype="bfloat16", most_spans=1) == "xla"

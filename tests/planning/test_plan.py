@@ -96,6 +96,9 @@ def test_the_precision_is_what_the_run_would_take() -> None:
     assert plan.make_plan(c, gpus, hardware.devices(gpus)).config.train.precision == "bfloat16"
     asked = dataclasses.replace(c, model=dataclasses.replace(c.model, attention="cudnn"))
     assert plan.make_plan(asked, gpus, hardware.devices(gpus)).config.model.attention == "cudnn"
+    with pytest.raises(UserError, match="runs on TPUs, not on NVIDIA H100; use auto or xla or cudnn"):
+        splash = dataclasses.replace(asked.model, attention="splash")
+        plan.make_plan(dataclasses.replace(c, model=splash), gpus, hardware.devices(gpus))
     here = jax.devices()[0]
     assert plan.with_precision(c, [here]).train.precision == backend.fastest_precision(here)
     assert plan.with_precision(CONFIG, [here]) is CONFIG
@@ -223,7 +226,10 @@ def test_data_parallelism_on_tpus_sends_gradients_and_nothing_that_grows_with_th
             train=TrainConfig(batch_size=rows, precision="bfloat16"),
         )
         mesh = make_mesh(c.mesh, list(chips))
-        assert kernels.check(c.model, mesh, positions=128, dtype="bfloat16", most_spans=pairs_per_row) == kernel
+        assert (
+            kernels.check(c.model, kernels.device_of(mesh), positions=128, dtype="bfloat16", most_spans=pairs_per_row)
+            == kernel
+        )
         collectives = plan.make_plan(c, topology, chips, pairs_per_row=pairs_per_row).step.collectives
         assert {one.kind for one in collectives} == {"all-reduce"}
         return sum(one.size for one in collectives)
