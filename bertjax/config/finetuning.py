@@ -16,8 +16,8 @@ Pooling = Literal["cls", "mean", "weighted", "layers"]
 class TaskDataConfig:
     """The files of a task, plain or compressed.
 
-    They are .tsv, .csv, .jsonl or TFDS data sets (tfds:NAME, tfds:NAME#SPLIT) with these columns; for answers SQuAD's
-    .json, for tagging CoNLL's columns.
+    They are .tsv, .txt, .csv, .jsonl or TFDS data sets (tfds:NAME, tfds:NAME#SPLIT) with these columns; for answers
+    SQuAD's .json, for tagging CoNLL's columns.
     """
 
     train: str = free("")

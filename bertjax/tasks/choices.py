@@ -89,7 +89,7 @@ def read_examples(path: str, data: TaskDataConfig, *, label_required: bool) -> l
     numbers = [str(k) for k in range(len(data.choices))]
     check = functools.partial(text_examples.check_label, labels=numbers)
     examples = []
-    skip_bad = data.skip_bad_rows and label_required
+    skip_bad = data.skip_bad_rows if label_required else None
     for index, row in enumerate(read_rows(path, required, optional, skip_bad=skip_bad)):
         texts = [text_examples.text_of(value, column, row) for value, column in zip(row.values, columns, strict=False)]
         start, choices = [], texts[1:]

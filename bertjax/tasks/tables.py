@@ -1,22 +1,26 @@
-"""Rows of tables: files .tsv, .csv and .jsonl, plain or compressed, and TFDS data sets, `tfds:NAME#SPLIT`.
+"""Rows of tables: files .tsv, .txt, .csv and .jsonl, plain or compressed, and TFDS data sets, `tfds:NAME#SPLIT`.
 
-A .tsv has no quoting, as in GLUE: a quote is a character. A .csv is what Python's csv module reads. Both start with a
-line of column names, unless columns are asked for by number, as "0". A blank line is no row, but an empty text where
-the table has one column.
+A .tsv or .txt has no quoting, as in GLUE: a quote is a character. A .csv is what Python's csv module reads, or another
+.tsv where its first line has tabs and no comma, as the STS benchmark's. All start with a line of column names, unless
+columns are asked for by number, as "0". A blank line is no row, but an empty text where the table has one column.
 """
 
 from __future__ import annotations
 
 import csv
+import functools
 import itertools
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from bertjax import hosts
 from bertjax.data import documents
 from bertjax.errors import UserError
+
+LONGEST_FIELD = 2**31 - 1
+"""Of a .csv (characters): the most that its reader can be told, whose own is 131,072."""
 
 
 class Row(NamedTuple):
@@ -34,12 +38,13 @@ class _Record(NamedTuple):
 
 
 def read_rows(
-    path: str | Path, columns: Sequence[str], optional: Sequence[str] = (), *, skip_bad: bool = False
+    path: str | Path, columns: Sequence[str], optional: Sequence[str] = (), *, skip_bad: bool | None = None
 ) -> Iterator[Row]:
     """Yields the file's rows, reduced to `columns`, then those `optional` ones.
 
     Raises: UserError, with file and line, for a missing file or column, a kind of file or a text that cannot be read,
-    and a row that does not fit the others, unless `skip_bad` leaves those out, counts them and names the first.
+    and a row that does not fit the others, unless `skip_bad` leaves those out, counts them and names the first. It is
+    None where that cannot be asked for, as of a test file.
     """
     if str(path).startswith(documents.TFDS):
         yield from _read_tfds(str(path), columns, optional)
@@ -55,7 +60,9 @@ def read_rows(
         lines = (line.text + line.end for line in documents.lines(path, stream, "strict"))
         empty = True
         bad: list[str] = []
-        for row in READERS[suffix](path, lines, columns, optional, bad if skip_bad else None):
+        advice = "" if skip_bad is None else ", or use --data.skip_bad_rows=True"
+        wrong = bad.append if skip_bad else functools.partial(_refuse, advice)
+        for row in READERS[suffix](path, lines, columns, optional, wrong):
             empty = False
             yield row
     if bad:
@@ -80,25 +87,39 @@ def _suffixes(path: Path) -> tuple[str, str]:
     return Path(path.name.removesuffix(compression)).suffix, compression
 
 
-Bad = list[str] | None
-"""Where what is wrong with a row is noted; None to raise it."""
+Wrong = Callable[[str], None]
+"""Is told what is wrong with a row, and raises it unless such rows are left out."""
+
+
+def _refuse(advice: str, message: str) -> NoReturn:
+    raise UserError(message + advice)
 
 
 def _read_tsv(
-    path: Path, lines: Iterator[str], columns: Sequence[str], optional: Sequence[str], bad: Bad
+    path: Path, lines: Iterator[str], columns: Sequence[str], optional: Sequence[str], wrong: Wrong
 ) -> Iterator[Row]:
     rows = ((number, line.rstrip("\r\n")) for number, line in enumerate(lines, 1))
     records = (_Record(number, line.split("\t")) for number, line in rows)
-    return _rows(path, records, columns, optional, bad)
+    return _rows(path, records, columns, optional, wrong)
 
 
 def _read_csv(
-    path: Path, lines: Iterator[str], columns: Sequence[str], optional: Sequence[str], bad: Bad
+    path: Path, lines: Iterator[str], columns: Sequence[str], optional: Sequence[str], wrong: Wrong
 ) -> Iterator[Row]:
-    return _rows(path, _csv_records(path, lines), columns, optional, bad)
+    first = next(lines, "")
+    outside = "".join(first.split('"')[::2])  # of quotes
+    read = _read_tsv if "\t" in outside and "," not in outside else _read_commas
+    return read(path, itertools.chain([first], lines), columns, optional, wrong)
+
+
+def _read_commas(
+    path: Path, lines: Iterator[str], columns: Sequence[str], optional: Sequence[str], wrong: Wrong
+) -> Iterator[Row]:
+    return _rows(path, _csv_records(path, lines), columns, optional, wrong)
 
 
 def _csv_records(path: Path, lines: Iterator[str]) -> Iterator[_Record]:
+    csv.field_size_limit(LONGEST_FIELD)
     reader = csv.reader(lines, strict=True)
     try:
         for fields in reader:
@@ -110,7 +131,7 @@ def _csv_records(path: Path, lines: Iterator[str]) -> Iterator[_Record]:
 
 
 def _rows(
-    path: Path, records: Iterator[_Record], columns: Sequence[str], optional: Sequence[str], bad: Bad
+    path: Path, records: Iterator[_Record], columns: Sequence[str], optional: Sequence[str], wrong: Wrong
 ) -> Iterator[Row]:
     """Yields rows as wide as the first record, which is the header unless the columns are numbers.
 
@@ -128,19 +149,13 @@ def _rows(
     for line, fields in itertools.filterfalse(_is_blank, records) if len(names) > 1 else records:
         if len(fields) < needed if numbered else len(fields) != len(names):
             what = f"column {needed - 1} is asked for" if numbered else f"the header has {len(names)}"
-            _wrong(f"{path}:{line} has {len(fields)} fields, {what}; even them out", bad)
+            wrong(f"{path}:{line} has {len(fields)} fields, {what}; even them out")
         else:
             yield Row(_take(fields, places), f"{path}:{line}")
 
 
 def _is_blank(record: _Record) -> bool:
     return len(record.fields) == 1 and not record.fields[0].strip()
-
-
-def _wrong(message: str, bad: Bad) -> None:
-    if bad is None:
-        raise UserError(f"{message}, or use --data.skip_bad_rows=True")
-    bad.append(message)
 
 
 def _places(path: Path, names: list[str], columns: Sequence[str], optional: Sequence[str]) -> list[int | None]:
@@ -158,7 +173,7 @@ def _take(fields: list[str], places: list[int | None]) -> tuple[str | None, ...]
 
 
 def _read_jsonl(
-    path: Path, lines: Iterator[str], columns: Sequence[str], optional: Sequence[str], bad: Bad
+    path: Path, lines: Iterator[str], columns: Sequence[str], optional: Sequence[str], wrong: Wrong
 ) -> Iterator[Row]:
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -167,7 +182,7 @@ def _read_jsonl(
         try:
             value = json.loads(line)
         except json.JSONDecodeError as error:
-            _wrong(f"{where}: not JSON ({error}); make every line one object", bad)
+            wrong(f"{where}: not JSON ({error}); make every line one object")
             continue
         if not isinstance(value, dict):
             raise UserError(
@@ -190,8 +205,9 @@ def _read_tfds(name: str, columns: Sequence[str], optional: Sequence[str]) -> It
         yield Row(tuple(record.get(column) for column in (*columns, *optional)), f"{name}, record {number}")
 
 
-READERS: dict[str, Callable[[Path, Iterator[str], Sequence[str], Sequence[str], Bad], Iterator[Row]]] = {
+READERS: dict[str, Callable[[Path, Iterator[str], Sequence[str], Sequence[str], Wrong], Iterator[Row]]] = {
     ".tsv": _read_tsv,
     ".csv": _read_csv,
     ".jsonl": _read_jsonl,
+    ".txt": _read_tsv,
 }

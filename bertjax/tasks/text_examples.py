@@ -38,8 +38,8 @@ class Columns:
     """The second of the pair."""
     label: str = "label"
     """The class."""
-    skip_bad: bool = False
-    """Whether rows that lack some are left out."""
+    skip_bad: bool | None = None
+    """Whether rows that lack some are left out; None where that cannot be asked for, as of a test file."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +62,7 @@ def say_absent(path: str, labels: set[str]) -> None:
 def columns_of(data: TaskDataConfig, *, test: bool = False) -> Columns:
     """Returns where the files have what; the test file may have its text elsewhere, and each row has a prediction."""
     text = (data.test_text if test else None) or data.text
-    return Columns(text, data.second, data.label, skip_bad=data.skip_bad_rows and not test)
+    return Columns(text, data.second, data.label, skip_bad=None if test else data.skip_bad_rows)
 
 
 class Reader(Protocol):
@@ -145,7 +145,7 @@ def read_examples(
     *,
     label_required: bool = True,
 ) -> list[Example]:
-    """Returns the rows of a .tsv, .csv or .jsonl file in order, their labels as `check` has them.
+    """Returns the rows of a table in order, their labels as `check` has them.
 
     Raises: UserError, with file and line, as `tables.read_rows`, and for a text or label that is none.
     """

@@ -28,6 +28,30 @@ def test_tsv_takes_quotes_as_characters(tmp_path: Path) -> None:
     assert values(path, ["text", "id"]) == [('say "no', "1"), ('"yes" , and\u2028on', "2")]
 
 
+def test_txt_is_tsv(tmp_path: Path) -> None:
+    assert values(write(tmp_path / "a.txt", 'text\tb\r\nsay "no, x\ty\r\n'), ["text"]) == [('say "no, x',)]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("x, y\t1\nz\t2\n", [("x",), ("z\t2",)]),  # a comma outside of quotes parts the columns
+        ('"x, y"\t1\nz "w\t2\n', [('"x, y"',), ('z "w',)]),
+        ("\tx\n\n,y\tz\n", [("",), (",y",)]),
+        ('"x\ty"\nz\n', [("x\ty",), ("z",)]),  # the tab is within quotes
+    ],
+)
+def test_a_csv_whose_first_line_has_tabs_and_no_comma_is_a_tsv(
+    tmp_path: Path, text: str, expected: list[tuple[str]]
+) -> None:
+    assert values(write(tmp_path / "a.csv", text), ["0"]) == expected
+
+
+def test_a_field_of_a_csv_may_be_long(tmp_path: Path) -> None:
+    text = "long " * 30_000  # more than the csv module's own limit of 131,072
+    assert values(write(tmp_path / "a.csv", f'text,b\n"{text}",x\n'), ["text"]) == [(text,)]
+
+
 def test_csv_takes_quotes_as_quotes(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", 'text,label\n"one, ""two""\nthree",x\n\nfour,y\n')
     rows = list(read_rows(path, ["label", "text"]))
@@ -118,6 +142,16 @@ def test_rows_that_do_not_fit_are_left_out_on_request(tmp_path: Path, capsys: py
     assert f"the first: {path}:2: not JSON" in capsys.readouterr().err
     list(read_rows(write(tmp_path / "b.tsv", "text\nx\n"), ["text"], skip_bad=True))
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("name", "text"), [("a.tsv", "text\tb\nx\n"), ("a.jsonl", "{\n")])
+def test_leaving_rows_out_is_proposed_only_where_it_can_be_asked_for(tmp_path: Path, name: str, text: str) -> None:
+    path = write(tmp_path / name, text)
+    with pytest.raises(UserError, match=r"or use --data.skip_bad_rows=True"):
+        list(read_rows(path, ["text"], skip_bad=False))
+    with pytest.raises(UserError) as of_a_test_file:
+        list(read_rows(path, ["text"]))
+    assert "skip_bad_rows" not in str(of_a_test_file.value)
 
 
 def test_a_missing_file(tmp_path: Path) -> None:

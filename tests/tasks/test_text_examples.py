@@ -132,7 +132,7 @@ def test_an_unknown_label_is_minus_one() -> None:
 def test_no_row_of_a_test_file_is_left_out() -> None:
     data = TaskDataConfig(skip_bad_rows=True)
     assert columns_of(data).skip_bad
-    assert not columns_of(data, test=True).skip_bad
+    assert columns_of(data, test=True).skip_bad is None
 
 
 def test_a_test_file_may_have_its_text_elsewhere(tmp_path: Path) -> None:
