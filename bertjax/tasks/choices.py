@@ -82,21 +82,29 @@ def make_task(data: TaskDataConfig, tokenizer: Tokenizer, seed: int) -> Task:
 def read_examples(path: str, data: TaskDataConfig, *, label_required: bool) -> list[Example]:
     """Returns the rows of a table in order; `data.second` is the column of what every choice begins with.
 
-    Raises: UserError, with file and line, as `tables.read_rows`, and for a label that is no number of a choice.
+    Rows with an empty text are counted.
+
+    Raises: UserError, with file and line, as `tables.read_rows`, and for a required label that is no number of a
+    choice.
     """
     columns = [data.text, *([] if data.second is None else [data.second]), *data.choices]
     required, optional = ([*columns, data.label], []) if label_required else (columns, [data.label])
     numbers = [str(k) for k in range(len(data.choices))]
     check = functools.partial(text_examples.check_label, labels=numbers)
-    examples = []
+    examples, with_empty = [], 0
     skip_bad = data.skip_bad_rows if label_required else None
-    for index, row in enumerate(read_rows(path, required, optional, skip_bad=skip_bad)):
-        texts = [text_examples.text_of(value, column, row) for value, column in zip(row.values, columns, strict=False)]
-        start, choices = [], texts[1:]
-        if data.second is not None:
-            start, choices = texts[1:2], texts[2:]
-        joined = tuple(" ".join([*start, choice]) for choice in choices)
-        examples.append(Example(texts[0], joined, check(row.values[-1], row, required=label_required), index))
+    with text_examples.checked(path, check, required=label_required) as label_of:
+        for index, row in enumerate(read_rows(path, required, optional, skip_bad=skip_bad)):
+            *found, label = row.values
+            texts = [text_examples.text_of(value, column, row) for value, column in zip(found, columns, strict=True)]
+            with_empty += not all(text.strip() for text in texts)
+            start, choices = [], texts[1:]
+            if data.second is not None:
+                start, choices = texts[1:2], texts[2:]
+            joined = tuple(" ".join([*start, choice]) for choice in choices)
+            examples.append(Example(texts[0], joined, label_of(label, row), index))
+    if with_empty:
+        hosts.say(f"{path}: {with_empty} of {len(examples)} examples with an empty text")
     return examples
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -41,10 +42,14 @@ def make_task(data: TaskDataConfig, tokenizer: Tokenizer, seed: int) -> Task:
     if data.examples_per_class is not None:
         raise UserError(f"data.examples_per_class={data.examples_per_class}, but scores are no classes; leave it out")
 
+    lowest = -math.inf
+
     def read(path: str, columns: Columns, *, label_required: bool) -> list[Example]:
-        return text_examples.read_examples(path, columns, check_score, label_required=label_required)
+        check = functools.partial(check_score, lowest=lowest)
+        return text_examples.read_examples(path, columns, check, label_required=label_required)
 
     labelled = read(files_of(data)["train"], text_examples.columns_of(data), label_required=True)
+    lowest = min(float(example.label or 0) for example in labelled)
     train = drawn(labelled, data.examples, seed)
     parts = text_examples.make_parts(data, train, read, lambda found: features(found, tokenizer, data.seq_len))
     mean_score = float(parts["train"].features.targets["scores"].mean())
@@ -70,8 +75,12 @@ def make_task(data: TaskDataConfig, tokenizer: Tokenizer, seed: int) -> Task:
     )
 
 
-def check_score(value: Any, row: Row, *, required: bool) -> str | None:
-    """Returns the score as it is written. Raises: UserError if it is no finite number."""
+def check_score(value: Any, row: Row, *, required: bool, lowest: float = -math.inf) -> str | None:
+    """Returns the score as it is written.
+
+    Raises: UserError if it is no finite number, or, where none is required, -1 below the `lowest` of 0 or more: so
+    TFDS and Hugging Face write one that is not known.
+    """
     score = "" if value is None else str(value).strip()
     if not score and not required:
         return None
@@ -81,6 +90,8 @@ def check_score(value: Any, row: Row, *, required: bool) -> str | None:
         finite = False
     if not finite:
         raise UserError(f"{row.where}: {value!r} is not a score; use a finite number")
+    if not required and float(score) == -1 and lowest >= 0:
+        raise UserError(f"{row.where}: a score of {score}, where no training example has one below {lowest:g}")
     return score
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -138,6 +139,28 @@ def check_label(value: Any, row: Row, *, required: bool, labels: Sequence[str] |
     return label
 
 
+@contextlib.contextmanager
+def checked(path: str | Path, check: CheckLabel, *, required: bool) -> Iterator[Callable[[Any, Row], str | None]]:
+    """Gives what checks a row's label; where none is required, those that `check` refuses are taken as not known.
+
+    They are counted and the first is named: test files have -1, - and the like for what they do not tell.
+    """
+    refused: list[str] = []
+
+    def label_of(value: Any, row: Row) -> str | None:
+        try:
+            return check(value, row, required=required)
+        except UserError as error:
+            if required:
+                raise
+            refused.append(str(error))
+            return None
+
+    yield label_of
+    if refused:
+        hosts.say(f"{path}: {len(refused)} labels are taken as not known; the first: {refused[0]}")
+
+
 def read_examples(
     path: str | Path,
     columns: Columns,
@@ -147,16 +170,17 @@ def read_examples(
 ) -> list[Example]:
     """Returns the rows of a table in order, their labels as `check` has them.
 
-    Raises: UserError, with file and line, as `tables.read_rows`, and for a text or label that is none.
+    Raises: UserError, with file and line, as `tables.read_rows`, and for a text or a required label that is none.
     """
     texts = [columns.text] if columns.second is None else [columns.text, columns.second]
     required, optional = ([*texts, columns.label], []) if label_required else (texts, [columns.label])
     examples = []
-    for index, row in enumerate(read_rows(path, required, optional, skip_bad=columns.skip_bad)):
-        *found, label = row.values
-        text, *seconds = (text_of(value, column, row) for value, column in zip(found, texts, strict=True))
-        second = seconds[0] if seconds else None
-        examples.append(Example(text, second, check(label, row, required=label_required), index))
+    with checked(path, check, required=label_required) as label_of:
+        for index, row in enumerate(read_rows(path, required, optional, skip_bad=columns.skip_bad)):
+            *found, label = row.values
+            text, *seconds = (text_of(value, column, row) for value, column in zip(found, texts, strict=True))
+            second = seconds[0] if seconds else None
+            examples.append(Example(text, second, label_of(label, row), index))
     return examples
 
 

@@ -71,6 +71,18 @@ def test_reads_swags_columns(tmp_path: Path) -> None:
     assert read_examples(str(path), DATA, label_required=False)[0].label is None
 
 
+def test_empty_texts_and_labels_that_are_none_of_a_test_file_are_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "test.csv"
+    path.write_text("sent1,sent2,ending0,ending1,label\na,b,c, ,-1\n,b,c,d,1\na,b,c,d,-1\n")
+    found = read_examples(str(path), DATA, label_required=False)
+    assert [example.label for example in found] == [None, "1", None]
+    told = capsys.readouterr().err
+    assert f"{path}: 2 of 3 examples with an empty text\n" in told
+    assert f"{path}: 2 labels are taken as not known; the first: {path}:2: unknown label '-1'" in told
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import jax
@@ -34,6 +35,21 @@ def test_a_score_may_be_a_fraction_of_json(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": "a", "label": 0.5}\n{"text": "b"}\n')
     examples = read_examples(tmp_path / "a.jsonl", Columns(), check_score, label_required=False)
     assert [example.label for example in examples] == ["0.5", None]
+
+
+@pytest.mark.parametrize(("lowest", "label"), [("0.5", None), ("-2", "-1.0")])
+def test_a_score_of_minus_one_in_a_test_file_is_none_unless_scores_are_negative(
+    tmp_path: Path, lowest: str, label: str | None
+) -> None:
+    train, test = tmp_path / "train.tsv", tmp_path / "test.tsv"
+    train.write_text(f"text\tlabel\na\t{lowest}\nb\t3\n")
+    test.write_text("text\tlabel\na\t-1.0\n")
+    data = TaskDataConfig(train=str(train), validation=str(train), test=str(test), seq_len=8)
+    task = make_task(data, Letters(), 0)  # type: ignore[arg-type]
+    assert [example.label for example in task.parts["test"].examples] == [label]
+    as_validation = dataclasses.replace(data, validation=str(test))
+    known = make_task(as_validation, Letters(), 0)  # type: ignore[arg-type]
+    assert known.parts["validation"].examples[0].label == "-1.0"
 
 
 def test_classes_cannot_be_asked_for() -> None:

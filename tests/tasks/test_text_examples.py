@@ -48,6 +48,22 @@ def test_labels_may_be_missing_where_nothing_is_learned_from_them(tmp_path: Path
         read_examples(path, Columns(), known("x"))
 
 
+@pytest.mark.parametrize("unknown", [-1, "-", 0.5])
+def test_labels_of_a_test_file_that_are_not_known_are_counted_and_taken_as_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], unknown: object
+) -> None:
+    """As Hugging Face's copies of GLUE and SNLI's own files have them."""
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps({"text": "a", "label": label}) + "\n" for label in (unknown, "x", unknown)))
+    found = read_examples(path, Columns(), known("x"), label_required=False)
+    assert [example.label for example in found] == [None, "x", None]
+    told = capsys.readouterr().err
+    assert told.startswith(f"{path}: 2 labels are taken as not known; the first: {path}:1: ")
+    assert told.count("\n") == 1
+    with pytest.raises(UserError, match="label"):
+        read_examples(path, Columns(), known("x"))
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [
