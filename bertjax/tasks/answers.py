@@ -26,6 +26,7 @@ from bertjax.tasks import squad
 from bertjax.tasks.batches import Features
 from bertjax.tasks.squad import Question, Score
 from bertjax.tasks.task import Chosen, Outputs, Part, Task, drawn, files_of
+from bertjax.tasks.text_examples import say_absent
 from bertjax.tasks.windows import Window, widest_view, windows_over
 from bertjax.training.losses import Sums, cross_entropy_sums, mean
 
@@ -78,6 +79,9 @@ def make_task(data: TaskDataConfig, tokenizer: Tokenizer, seed: int) -> Task:
     parts = {name: _part(name, path, data, tokenizer, seed) for name, path in files_of(data).items()}
     find = functools.partial(best_spans, longest=data.max_answer)
     unanswered = np.mean([not squad.is_answerable(reading.question) for reading in parts["validation"].examples])
+    if data.unanswerable:
+        shares = {"unanswerable": unanswered, "answerable": 1 - unanswered}
+        say_absent(data.validation, {kind for kind, share in shares.items() if not share})
     return Task(
         labels=LABELS,
         metrics=("f1", "exact"),
@@ -97,41 +101,43 @@ def make_task(data: TaskDataConfig, tokenizer: Tokenizer, seed: int) -> Task:
 def _part(name: str, path: str, data: TaskDataConfig, tokenizer: Tokenizer, seed: int) -> Part:
     required = name != "test" and not data.unanswerable
     questions = squad.read_questions(path, answers_required=required)
-    absent = _absent(questions, tokenizer)
+    absent = [q for q in questions if q.answers and not any(_occurs(a, q.context, tokenizer) for a in q.answers)]
     if absent:
         shown = ", ".join(f"{q.id} ({q.answers[0].text!r})" for q in absent[:3])
         more = f" and {len(absent) - 3} more" if len(absent) > 3 else ""
-        what = "they are left out" if name == "train" else "they can only be answered wrongly"
-        hosts.say(f"{name}: {len(absent)} answers are no tokens of their text, {what}: {shown}{more}")
+        what = "they are left out" if name == "train" else "they count all the same"
+        hosts.say(
+            f"{name}: {len(absent)} questions without an answer that is tokens of their text, {what}: {shown}{more}"
+        )
     if name == "train":
         gone = {q.id for q in absent}
         questions = drawn([q for q in questions if q.id not in gone], data.examples, seed)
     readings, features = read(questions, tokenizer, data)
     blank = sum(not len(reading.offsets_T2) for reading in readings)
+    apart = [r.windows[0].size for r in readings if len(r.windows) > 1 and r.windows[1].first >= r.windows[0].size]
+    overlap = f"use --data.stride={max(1, min(apart, default=2) // 2)}"
+    starts_N, learned = features.targets["start"], readings if name == "train" else []
+    in_parts = sum(bool(r.question.answers) and not starts_N[r.rows].any() for r in learned)
     for count, what in (
         (features.truncated, f"questions cut to {data.question_len} tokens"),
         (blank, "questions about texts without any token: they are not answered"),
+        (len(apart), f"questions with windows that do not overlap, as data.stride={data.stride}; {overlap}"),
+        (in_parts, "answers are whole in no window and learned as none; use less --data.stride or more --data.seq_len"),
     ):
         if count:
             hosts.say(f"{name}: {count} {what}")
     return Part(readings, features)
 
 
-def _absent(questions: Sequence[Question], tokenizer: Tokenizer) -> list[Question]:
-    """Returns the questions whose first answer does not occur in the text, or of which the tokenizer leaves nothing."""
-    answered = [q for q in questions if q.answers]
-    pieces = tokenizer.encode_batch([q.answers[0].text for q in answered])
-    return [
-        q
-        for q, found in zip(answered, pieces, strict=True)
-        if not len(found) or squad.place_of(q.answers[0], q.context) is None
-    ]
+def _occurs(answer: squad.Answer, context: str, tokenizer: Tokenizer) -> bool:
+    """Returns whether the answer stands in the text and the tokenizer leaves something of it."""
+    return squad.place_of(answer, context) is not None and len(tokenizer.encode(answer.text)) > 0
 
 
 def read(questions: Sequence[Question], tokenizer: Tokenizer, data: TaskDataConfig) -> tuple[list[Reading], Features]:
-    """Returns the questions as rows [CLS] question [SEP] window [SEP], `start` and `end` the first answer's positions.
+    """Returns the questions as rows [CLS] question [SEP] window [SEP], `start` and `end` an answer's positions.
 
-    They are 0, that of [CLS], where a window does not hold the whole answer.
+    It is the first that occurs. They are 0, that of [CLS], where a window does not hold the whole answer.
     Source: google-research/bert, run_squad.py, convert_examples_to_features.
     """
     rows: list[np.ndarray] = []
@@ -172,14 +178,17 @@ def _room(seq_len: int, taken: int) -> int:
 
 
 def answer_tokens(question: Question, offsets_T2: np.ndarray) -> tuple[int, int] | None:
-    """Returns the first and the last token that have a part in the first answer; None without one."""
-    start = squad.place_of(question.answers[0], question.context) if question.answers else None
-    if start is None:
-        return None
-    end = start + len(question.answers[0].text.strip())
-    first = int(np.searchsorted(offsets_T2[:, 1], start, side="right"))
-    last = int(np.searchsorted(offsets_T2[:, 0], end, side="left")) - 1
-    return (first, last) if first <= last else None
+    """Returns the first and the last token that have a part in the first answer that occurs; None if none does."""
+    for answer in question.answers:
+        start = squad.place_of(answer, question.context)
+        if start is None:
+            continue
+        end = start + len(answer.text.strip())
+        first = int(np.searchsorted(offsets_T2[:, 1], start, side="right"))
+        last = int(np.searchsorted(offsets_T2[:, 0], end, side="left")) - 1
+        if first <= last:
+            return first, last
+    return None
 
 
 def _target(answer: tuple[int, int] | None, window: Window, place: int) -> tuple[int, int]:
@@ -306,7 +315,8 @@ def _loss(features: Features, outputs: Outputs) -> float:
 def write_predictions(find: Find, path: Path, part: Part, outputs: Outputs, chosen: Chosen) -> Path:
     """Writes .json, {id: answer} as the evaluators read it, and -nbest.json; with a threshold, -doubts.json.
 
-    The last is what evaluate-v2.0.py takes as --na-prob-file. Returns the path of the first.
+    The last is what evaluate-v2.0.py takes as --na-prob-file, with --na-prob-thresh=THRESHOLD: its own is 1.0, for
+    probabilities, and these are differences of logits. Returns the path of the first.
     """
     best = {reading.question.id: find(reading, outputs, most=BEST) for reading in part.examples}
     with_none = "threshold" in chosen

@@ -37,7 +37,8 @@ class Question:
     question: str
     context: str
     answers: tuple[Answer, ...] = ()
-    """What people answered; none where the text holds no answer, or none is known."""
+    """What people answered; none where the text holds no answer, or none is known. `is_impossible` has no say, as in
+    evaluate-v2.0.py."""
 
 
 def read_questions(path: str | Path, *, answers_required: bool) -> list[Question]:
@@ -90,7 +91,7 @@ def _questions(path: Path, value: Any) -> Iterator[Question]:
 
 
 def _questions_of_rows(path: str | Path) -> Iterator[Question]:
-    keys = ("question", "context", "id", "answers", "is_impossible")
+    keys = ("question", "context", "id", "answers")
     for number, row in enumerate(read_rows(path, keys[:2], keys[2:])):
         asked = dict(zip(keys, row.values, strict=True))
         asked["id"] = str(number if asked["id"] is None else asked["id"])
@@ -110,8 +111,7 @@ def _listed(answers: Any, where: str) -> Any:
 
 def _question(asked: Any, context: str, where: str) -> Question:
     text = _text(asked, "question", where)
-    impossible = asked.get("is_impossible") is True
-    given = [] if impossible or "answers" not in asked else _get(asked, "answers", list, where)
+    given = _get(asked, "answers", list, where) if "answers" in asked else []
     answers = tuple(_answer(answer, f"{where}.answers[{n}]") for n, answer in enumerate(given))
     return Question(_get(asked, "id", str, where), text, context, answers)
 

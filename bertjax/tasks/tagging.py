@@ -29,6 +29,7 @@ from bertjax.tasks.batches import Features
 from bertjax.tasks.conll import Sentence
 from bertjax.tasks.tables import has_objects
 from bertjax.tasks.task import Outputs, Part, Task, drawn, files_of
+from bertjax.tasks.text_examples import say_absent
 from bertjax.tasks.windows import widest_view, windows_over
 from bertjax.training.losses import Sums, cross_entropy_sums, mean
 
@@ -59,6 +60,7 @@ def make_task(data: TaskDataConfig, tokenizer: Tokenizer, seed: int) -> Task:
     sentences = {name: _sentences(name, path, data) for name, path in files_of(data).items()}
     labels = tag_names(sentences["train"])
     _say_unknown(sentences, labels)
+    say_absent(data.validation, _kinds(sentences["train"]) - _kinds(sentences["validation"]))
     chosen = drawn(range(len(sentences["train"])), data.examples, seed)
     parts = {
         name: Part(*read(found, tokenizer, data, labels, chosen if name == "train" else None))
@@ -106,10 +108,15 @@ def _sentences(name: str, path: str, data: TaskDataConfig) -> list[Sentence]:
 
 def tag_names(sentences: Sequence[Sentence]) -> tuple[str, ...]:
     """Returns O, and for each name that occurs B- and I-. Raises: UserError if none does."""
-    kinds = {tag[2:] for sentence in sentences for tag in sentence.tags or () if tag != conll.OUTSIDE}
+    kinds = _kinds(sentences)
     if not kinds:
         raise UserError(f"every tag of the training file is {conll.OUTSIDE}; there is nothing to learn")
     return (conll.OUTSIDE, *(f"{prefix}-{kind}" for kind in sorted(kinds) for prefix in "BI"))
+
+
+def _kinds(sentences: Sequence[Sentence]) -> set[str]:
+    """Returns the names that occur."""
+    return {tag[2:] for sentence in sentences for tag in sentence.tags or () if tag != conll.OUTSIDE}
 
 
 def _say_unknown(sentences: Mapping[str, list[Sentence]], labels: tuple[str, ...]) -> None:

@@ -254,7 +254,9 @@ def test_a_text_without_tokens_has_no_answer(
     task = make_task(TaskDataConfig(train=str(path), validation=str(path)), tokenizer, 0)
     told = capsys.readouterr().err.splitlines()
     assert "validation: 1 questions about texts without any token: they are not answered" in told
-    assert "train: 1 answers are no tokens of their text, they are left out: 1 ('\\u200b')" in told
+    said = "1 questions without an answer that is tokens of their text"
+    assert f"train: {said}, they are left out: 1 ('\\u200b')" in told
+    assert f"validation: {said}, they count all the same: 1 ('\\u200b')" in told
     assert len(task.parts["train"].examples) == 1
     part = task.parts["validation"]
     outputs = [np.zeros((len(ids), 2), np.float32) for ids in part.features.ids]
@@ -273,17 +275,55 @@ def test_answers_that_do_not_occur_are_counted_and_named(
     value["data"][0]["paragraphs"][7]["qas"][0]["answers"][0]["text"] = "nobody"
     (tmp_path / "train.json").write_text(json.dumps(value))
     task = make_task(dataclasses.replace(c.data, examples=50), tokenizer, 0)
-    assert (
-        "train: 1 answers are no tokens of their text, they are left out: 1-7 ('nobody')\n" in capsys.readouterr().err
-    )
+    said = "questions without an answer that is tokens of their text"
+    assert f"train: 1 {said}, they are left out: 1-7 ('nobody')\n" in capsys.readouterr().err
     assert len(task.parts["train"].examples) == 50
     assert len(make_task(c.data, tokenizer, 0).parts["train"].examples) == 299
     for paragraph in value["data"][0]["paragraphs"][:5]:
         paragraph["qas"][0]["answers"][0]["text"] = "nobody"
     (tmp_path / "train.json").write_text(json.dumps(value))
     assert len(make_task(c.data, tokenizer, 0).parts["train"].examples) == 294
-    assert "train: 6 answers are no tokens" in (said := capsys.readouterr().err)
-    assert "1-2 ('nobody') and 3 more\n" in said
+    assert f"train: 6 {said}" in (told := capsys.readouterr().err)
+    assert "1-2 ('nobody') and 3 more\n" in told
+
+
+def test_the_first_answer_that_occurs_is_learned(
+    tokenizer: Tokenizer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers = [{"text": text, "answer_start": 0} for text in ("nobody", "\u200b", "grey heron", "The")]
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps({"question": "Who?", "context": f"{CONTEXT}\u200b", "answers": answers}))
+    task = make_task(TaskDataConfig(train=str(path), validation=str(path)), tokenizer, 0)
+    assert capsys.readouterr().err == ""
+    targets = task.parts["train"].features.targets
+    assert (targets["start"].tolist(), targets["end"].tolist()) == ([4 + 9], [4 + 10])
+
+
+def test_windows_that_do_not_overlap_and_answers_that_they_part_are_counted(
+    tokenizer: Tokenizer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answer = "boat. A grey"
+    path = tmp_path / "a.jsonl"
+    row = {"question": "Who?", "context": CONTEXT, "answers": [{"text": answer, "answer_start": CONTEXT.index(answer)}]}
+    path.write_text(json.dumps(row))
+    data = TaskDataConfig(train=str(path), validation=str(path), seq_len=13)  # [CLS] who ? [SEP] 8 [SEP]
+    make_task(data, tokenizer, 0)
+    apart = "1 questions with windows that do not overlap, as data.stride=128; use --data.stride=4"
+    parted = "1 answers are whole in no window and learned as none; use less --data.stride or more --data.seq_len"
+    assert capsys.readouterr().err.splitlines() == [f"train: {apart}", f"train: {parted}", f"validation: {apart}"]
+    make_task(dataclasses.replace(data, stride=4), tokenizer, 0)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("answered", "absent"), [(True, "unanswerable"), (False, "answerable")])
+def test_a_kind_of_question_that_the_validation_file_lacks_is_said(
+    tokenizer: Tokenizer, tmp_path: Path, capsys: pytest.CaptureFixture[str], answered: bool, absent: str
+) -> None:
+    path = tmp_path / "a.jsonl"
+    answers = [{"text": "heron", "answer_start": 0}] if answered else []
+    path.write_text(json.dumps({"question": "Who?", "context": CONTEXT, "answers": answers}))
+    make_task(TaskDataConfig(train=str(path), validation=str(path), unanswerable=True), tokenizer, 0)
+    assert capsys.readouterr().err == f"{path} has no example of '{absent}'\n"
 
 
 def test_classes_cannot_be_asked_for(tokenizer: Tokenizer) -> None:

@@ -223,6 +223,18 @@ def test_one_document_is_read_with_its_context(
     assert sum(task.parts["train"].features.lengths_N) > sum(alone.parts["train"].features.lengths_N)
 
 
+def test_a_name_that_the_validation_file_lacks_is_said(
+    tokenizer: Tokenizer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train, validation = tmp_path / "train.conll", tmp_path / "validation.conll"
+    train.write_text("a B-X\nb B-Y\n")
+    validation.write_text("a B-X\nb O\n")
+    make_task(
+        TaskDataConfig(train=str(train), validation=str(validation), text="0", label="1", seq_len=16), tokenizer, 0
+    )
+    assert capsys.readouterr().err == f"{validation} has no example of 'Y'\n"
+
+
 def test_names_that_only_another_file_has_are_counted(
     task_config: FinetuneConfig, tokenizer: Tokenizer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
