@@ -101,7 +101,8 @@ class TaskTrainConfig:
     evals_per_epoch: int = 1
     """Evaluations, each with a checkpoint, in an epoch; the last is at its end."""
     metric: str | None = None
-    """Figure of the validation file that is highest at the best checkpoint; None takes accuracy, of scores spearman."""
+    """Figure of the validation file that is highest at the best checkpoint; None takes accuracy, of scores spearman, of
+    tags, answers and several labels f1."""
     patience: int | None = free(None)
     """Evaluations in a row without a better figure after which training stops; None never stops it."""
     log_every: int = free(1)

@@ -6,7 +6,9 @@ r"""AX: GLUE's diagnostic set of 1,104 pairs without labels, predicted by the mo
 
 In the workdir of a finished mnli.py nothing is trained again: the file is predicted with what is there.
 
-tfds:glue/ax has other columns: --data.text=premise --data.second=hypothesis --data.label=label.
+tfds:glue/ax has other columns, and a test split only: --data.train=tfds:glue/mnli
+--data.validation=tfds:glue/mnli#validation_matched --data.test=tfds:glue/ax --data.text=premise
+--data.second=hypothesis --data.label=label.
 
 Paper     Wang et al. 2019, section 4; Wang et al. 2019 (GLUE); hyperparameters within Devlin et al. 2019, appendix A.3.
 Hardware  any; minutes on a few CPU cores with a small model and a small set.

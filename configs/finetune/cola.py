@@ -6,7 +6,8 @@ r"""CoLA: is a sentence grammatical? 8,551 training and 1,043 validation example
 
 Its training and validation files have no header, its test file has one.
 
-tfds:glue/cola has other columns: --data.text=sentence --data.label=label --data.test_text=sentence.
+tfds:glue/cola has other columns, and names for labels: --data.text=sentence --data.label=label
+--data.test_text=sentence.
 
 Paper     Warstadt et al. 2019; Wang et al. 2019 (GLUE); hyperparameters within Devlin et al. 2019, appendix A.3.
 Hardware  any; minutes on a few CPU cores with a small model and a small set.

@@ -5,8 +5,10 @@ r"""CoNLL-2003: names of persons, places, organizations and others in news. 14,0
 
 The columns are token, part of speech, chunk, name; tags may be IOB1, as they were distributed, BIO2 or IOBES. A cased
 model knows names better. predictions-test.conll is what conlleval takes. Each sentence is read with what stands around
-it in its document, as much as fits; --data.context=0 reads it alone. tfds:conll2003 has no documents: --data.context=0
---data.text=tokens --data.label=ner.
+it in its document, as much as fits; --data.context=0 reads it alone.
+
+tfds:conll2003 has no documents, and its split to validate is `dev`: --data.train=tfds:conll2003
+--data.validation=tfds:conll2003#dev --data.test=tfds:conll2003 --data.context=0 --data.text=tokens --data.label=ner.
 
 Paper     Tjong Kim Sang and De Meulder 2003; document context as Devlin et al. 2019, section 5.3; hyperparameters
           within their appendix A.3.

@@ -4,7 +4,7 @@ r"""MRPC: does one sentence say what the other says? 3,668 training and 408 vali
         --data.train=MRPC/train.tsv --data.validation=MRPC/dev.tsv \
         --data.test=MRPC/test.tsv
 
-msr_paraphrase_train.txt, as Microsoft distributes it, has the same columns: name it .tsv.
+msr_paraphrase_train.txt, as Microsoft distributes it, has the same columns.
 
 --init_from=runs/mnli starts from a model of MNLI (configs/finetune/mnli.py) under a new classifier, as for RoBERTa (Liu
 et al. 2019, section 5.1); the set is small, and more seeds (--sweep) say what a figure is worth.

@@ -4,6 +4,8 @@ r"""QNLI: does a sentence answer a question? 104,743 training and 5,463 validati
         --data.train=QNLI/train.tsv --data.validation=QNLI/dev.tsv \
         --data.test=QNLI/test.tsv
 
+tfds:glue/qnli has the same columns and labels.
+
 Paper     Rajpurkar et al. 2016; Wang et al. 2019 (GLUE); hyperparameters within Devlin et al. 2019, appendix A.3.
 Hardware  any; minutes on a few CPU cores with a small model and a small set.
 """

@@ -4,6 +4,8 @@ r"""RTE: does one text follow from another? 2,490 training and 277 validation ex
         --data.train=RTE/train.tsv --data.validation=RTE/dev.tsv \
         --data.test=RTE/test.tsv
 
+tfds:glue/rte has the same columns and labels.
+
 --init_from=runs/mnli starts from a model of MNLI (configs/finetune/mnli.py) under a new classifier, as for RoBERTa (Liu
 et al. 2019, section 5.1); the set is small, and more seeds (--sweep) say what a figure is worth.
 

@@ -5,7 +5,7 @@ r"""SQuAD 1.1: which words of a paragraph answer the question? 87,599 and 10,570
 
 A model of 128 positions needs --data.seq_len=128 --data.stride=64. predictions-validation.json is what the official
 evaluate-v1.1.py takes; the figures here are its own, as shares. Your own questions can also stand in .jsonl, of
-{"question": ..., "context": ..., "answers": [{"text": ..., "answer_start": ...}]}; tfds:squad has such rows.
+{"question": ..., "context": ..., "answers": [{"text": ..., "answer_start": ...}]}; tfds:squad/v1.1 has such rows.
 
 Paper     Rajpurkar et al. 2016; windows as google-research/bert, run_squad.py; hyperparameters of Devlin et al. 2019,
           section 4.2 (BERT-large there: batches of 32, 5e-5, 3 epochs).

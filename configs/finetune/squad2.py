@@ -3,9 +3,12 @@ r"""SQuAD 2.0: as 1.1, but some questions have no answer in their paragraph. 130
     python finetune.py --config=configs/finetune/squad2.py --workdir=runs/squad2 --init_from=runs/bert_base \
         --data.train=SQuAD/train-v2.0.json --data.validation=SQuAD/dev-v2.0.json
 
+tfds:squad/v2.0 has the same questions.
+
 Above a threshold of doubt, which the validation file chooses for the best F1, no answer is given; it is kept for test
 files and for `bertjax predict answer`. predictions-validation.json is what the official evaluate-v2.0.py takes, and
-predictions-validation-doubts.json its --na-prob-file.
+predictions-validation-doubts.json its --na-prob-file, with --na-prob-thresh=THRESHOLD, the `eval_threshold` of the best
+step in metrics.jsonl: doubts are differences of logits, and the evaluator's own threshold, 1.0, is for probabilities.
 
 Paper     Rajpurkar et al. 2018; hyperparameters of Devlin et al. 2019, section 4.3 (BERT-large there: batches of 48,
           5e-5, 2 epochs).

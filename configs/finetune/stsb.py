@@ -4,13 +4,13 @@ r"""STS-B: how alike are two sentences, from 0 to 5? 5,749 training and 1,500 va
         --data.train=STS-B/train.tsv --data.validation=STS-B/dev.tsv \
         --data.test=STS-B/test.tsv
 
-sts-train.csv and the like of the STS benchmark itself have tabs and no header: name them .tsv, and use --data.text=5
---data.second=6 --data.label=4.
+sts-train.csv and the like of the STS benchmark itself have tabs and no header: --data.text=5 --data.second=6
+--data.label=4.
 
 --init_from=runs/mnli starts from a model of MNLI (configs/finetune/mnli.py) under a new classifier, as for RoBERTa (Liu
 et al. 2019, section 5.1); the set is small, and more seeds (--sweep) say what a figure is worth.
 
-tfds:glue/stsb has the score in another column: --data.label=label.
+tfds:glue/stsb has the score in another column, --data.label=label, and -1 in the test split, where it is not known.
 
 Paper     Cer et al. 2017; Wang et al. 2019 (GLUE); hyperparameters within Devlin et al. 2019, appendix A.3.
 Hardware  any; minutes on a few CPU cores with a small model and a small set.

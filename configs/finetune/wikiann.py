@@ -4,7 +4,7 @@ r"""WikiANN: names of persons, places and organizations in Wikipedia. English: 2
         --data.train=wikiann-en/train --data.validation=wikiann-en/dev --data.test=wikiann-en/test
 
 The columns are token and tag, and each token begins with its language: for others than English say
---data.token_prefix=de: and so on.
+--data.token_prefix=de: and so on. tfds:wikiann/en has rows of tokens: --data.text=tokens --data.label=tags.
 
 Paper     Pan et al. 2017; the split of Rahimi et al. 2019; hyperparameters within Devlin et al. 2019, appendix A.3.
 Hardware  any; minutes on a few CPU cores with a small model.

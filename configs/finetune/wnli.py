@@ -4,6 +4,8 @@ r"""WNLI: is a pronoun replaced by what it stands for? 635 training and 71 valid
         --data.train=WNLI/train.tsv --data.validation=WNLI/dev.tsv \
         --data.test=WNLI/test.tsv
 
+tfds:glue/wnli has the same columns, and names for labels.
+
 Paper     Levesque et al. 2011; Wang et al. 2019 (GLUE); hyperparameters within Devlin et al. 2019, appendix A.3.
 Hardware  any; minutes on a few CPU cores with a small model and a small set.
 """
