@@ -248,7 +248,10 @@ def test_evaluation_is_computed_as_the_training_is(monkeypatch: pytest.MonkeyPat
             dataclasses.replace(MODEL, attention="splash"),
             r"^model.attention='splash' runs on TPUs, not on cpu; use auto or xla$",
         ),
-        (dataclasses.replace(MODEL, attention="cudnn"), r"runs on NVIDIA GPUs from Ampere \(A100\) on, not on cpu; use auto or xla"),
+        (
+            dataclasses.replace(MODEL, attention="cudnn"),
+            r"runs on NVIDIA GPUs from Ampere \(A100\) on, not on cpu; use auto or xla",
+        ),
         (
             dataclasses.replace(MODEL, attention="splash", attention_dropout=0.1),
             "drops no weights, but model.attention_dropout=0.1",

@@ -10,7 +10,7 @@ import jax
 import pytest
 
 from bertjax import backend, cli
-from bertjax.config import Config, DataConfig, MeshConfig, ModelConfig, OptimizerConfig, TrainConfig
+from bertjax.config import Config, DataConfig, MeshConfig, ModelConfig, OptimizerConfig, Prng, TrainConfig
 from bertjax.data.batches import full_batch
 from bertjax.errors import UserError
 from bertjax.model import kernels
@@ -96,9 +96,9 @@ def test_the_precision_is_what_the_run_would_take() -> None:
     assert plan.make_plan(c, gpus, hardware.devices(gpus)).config.train.precision == "bfloat16"
     asked = dataclasses.replace(c, model=dataclasses.replace(c.model, attention="cudnn"))
     assert plan.make_plan(asked, gpus, hardware.devices(gpus)).config.model.attention == "cudnn"
+    splash = dataclasses.replace(c, model=dataclasses.replace(c.model, attention="splash"))
     with pytest.raises(UserError, match="runs on TPUs, not on NVIDIA H100; use auto or xla or cudnn"):
-        splash = dataclasses.replace(asked.model, attention="splash")
-        plan.make_plan(dataclasses.replace(c, model=splash), gpus, hardware.devices(gpus))
+        plan.make_plan(splash, gpus, hardware.devices(gpus))
     here = jax.devices()[0]
     assert plan.with_precision(c, [here]).train.precision == backend.fastest_precision(here)
     assert plan.with_precision(CONFIG, [here]) is CONFIG
@@ -209,9 +209,17 @@ def test_the_command_plans_a_pod(call: Call, capsys: pytest.CaptureFixture[str])
     assert "does not divide over 4 data shards; use 8 or 12" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("attention_dropout", "kernel", "pairs_per_row"), [(0.1, "xla", 1), (0.0, "splash", 4)])
+@pytest.mark.parametrize(
+    ("attention_dropout", "kernel", "pairs_per_row", "prng"),
+    [
+        (0.1, "xla", 1, "threefry2x32"),
+        (0.0, "splash", 4, "threefry2x32"),
+        (0.1, "xla", 1, "rbg"),
+        (0.1, "xla", 1, "unsafe_rbg"),
+    ],
+)
 def test_data_parallelism_on_tpus_sends_gradients_and_nothing_that_grows_with_the_rows(
-    attention_dropout: float, kernel: str, pairs_per_row: int
+    attention_dropout: float, kernel: str, pairs_per_row: int, prng: Prng
 ) -> None:
     """Attention, its dropout, packed rows: all that is of a row stays on its chip."""
     pytest.importorskip("libtpu")
@@ -223,13 +231,11 @@ def test_data_parallelism_on_tpus_sends_gradients_and_nothing_that_grows_with_th
             model=ModelConfig(
                 width=128, layers=2, heads=2, mlp_width=256, vocab_size=256, attention_dropout=attention_dropout
             ),
-            train=TrainConfig(batch_size=rows, precision="bfloat16"),
+            train=TrainConfig(batch_size=rows, precision="bfloat16", prng=prng),
         )
         mesh = make_mesh(c.mesh, list(chips))
-        assert (
-            kernels.check(c.model, kernels.device_of(mesh), positions=128, dtype="bfloat16", most_spans=pairs_per_row)
-            == kernel
-        )
+        device, rows_of = kernels.device_of(mesh), {"positions": 128, "dtype": "bfloat16", "most_spans": pairs_per_row}
+        assert kernels.check(c.model, device, **rows_of) == kernel
         collectives = plan.make_plan(c, topology, chips, pairs_per_row=pairs_per_row).step.collectives
         assert {one.kind for one in collectives} == {"all-reduce"}
         return sum(one.size for one in collectives)

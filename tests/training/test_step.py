@@ -10,10 +10,11 @@ import pytest
 from flax import nnx
 
 from bertjax import sharding
-from bertjax.config import MeshConfig, ModelConfig, OptimizerConfig
+from bertjax.config import Config, MeshConfig, ModelConfig, OptimizerConfig
 from bertjax.model.pretraining import BertForPretraining
 from bertjax.training import optimizers, step
 from bertjax.training.losses import pretraining_loss
+from bertjax.training.pretraining import make_pretraining
 
 OPTIMIZER = OptimizerConfig(peak_lr=1e-3, warmup_steps=0)
 Figures = list[dict[str, float]]
@@ -73,6 +74,16 @@ def test_the_loss_is_a_mean_over_the_global_batch(model_config: ModelConfig, bat
     mean = sum(w * row["mlm_loss"] for w, row in zip(weights, rows, strict=True)) / weights.sum()
     assert whole["mlm_loss"] == pytest.approx(mean, rel=1e-5)
     assert whole["mlm_loss"] != pytest.approx(np.mean([row["mlm_loss"] for row in rows]), rel=1e-4)
+
+
+def test_a_step_takes_the_states_memory(model_config: ModelConfig, batch: dict[str, np.ndarray]) -> None:
+    mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:1])
+    c = Config(model=model_config, optimizer=OPTIMIZER)
+    with jax.set_mesh(mesh):
+        made = make_pretraining(c, next_sentence=True)
+        state = step.first_state(step.fresh_params(made.make_model, 0), made.optimizer)
+        made.train_step(state, step.to_mesh(batch, mesh))
+    assert all(x.is_deleted() for x in jax.tree.leaves((state.params, state.opt_state)) if x.ndim)
 
 
 def test_figures_say_what_was_read(model_config: ModelConfig, batch: dict[str, np.ndarray]) -> None:
