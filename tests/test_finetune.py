@@ -30,7 +30,7 @@ from bertjax.errors import UserError
 from bertjax.model.assembly import Assembly, Blueprint
 from bertjax.model.params import params_of
 from bertjax.sharding import make_mesh
-from bertjax.tasks import text_examples
+from bertjax.tasks import running, text_examples
 from bertjax.tasks.classification import SequenceClassifier
 from bertjax.training import metrics, programs
 from bertjax.training.checkpoints import best_step
@@ -104,7 +104,7 @@ def test_it_starts_from_a_folder_of_hugging_faces(
 def test_it_says_how_far_it_is(
     task_config: FinetuneConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(finetune, "PROGRESS_EVERY", 0)
+    monkeypatch.setattr(running, "PROGRESS_EVERY", 0)
     short = dataclasses.replace(task_config.train, epochs=1, batch_size=64)
     finetune.run(dataclasses.replace(task_config, train=short), tmp_path / "run")
     told = capsys.readouterr().err
