@@ -41,7 +41,7 @@ def read_blueprint(path: str | Path) -> Blueprint:
 
 
 def read_tokenizer(path: str | Path, b: Blueprint) -> Tokenizer:
-    """Returns the folder's tokenizer. Raises: UserError if it does not fit the embedding."""
+    """Returns the folder's tokenizer. Raises: UserError if it does not fit the embedding, or is not the run's own."""
     if others := others_format(path):
         tokenizer: Tokenizer = others.read_tokenizer(path, b.config.vocab_size or 0)
         return tokenizer
@@ -55,6 +55,7 @@ def _fitting(tokenizer: Tokenizer, path: str | Path, b: Blueprint) -> Tokenizer:
             f"{path}/tokenizer has {tokenizer.vocab_size} entries, the model {rows}: they are not of the same run; put"
             " its own tokenizer there"
         )
+    runs.check_tokenizer(path)
     return tokenizer
 
 

@@ -17,10 +17,12 @@ from typing import Any, TypeVar
 import jax
 
 from bertjax import __version__, backend, hosts
+from bertjax.data.checksums import checksum
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import UserError
 
 C = TypeVar("C")
+T = TypeVar("T")
 OF_ONE_PROCESS = {"mesh.process", "data.path", "data.cache", "phases.data.path", "phases.data.cache"}
 """Settings in which the processes of a run may differ."""
 
@@ -45,18 +47,19 @@ def open_workdir(workdir: str | Path, config: Any, facts: Mapping[str, Any], tok
     hosts.check_same({name: value for name, value in own.items() if _field(name) not in OF_ONE_PROCESS})
     before = _read(path) if path.exists() else None
     if before is not None:
-        # What an older bertjax did not know was as it is by default.
-        before["config"] = _laid_over(dataclasses.asdict(type(config)()), before["config"])
-        _refuse_other_curve(path, before, record, _free_fields(type(config)))
-        _say_changes(before["config"], record["config"])
+        changed = changes(before["config"], config)
+        _refuse_other_curve(path, not_free(changed, type(config)) | differences(before["facts"], record["facts"]))
+        for name, (old, new) in changed.items():
+            hosts.say(f"{name} was {old!r}, now {new!r}")
     hosts.wait_for_all("the workdir is read")
     if hosts.is_first():
         if before is None:
             workdir.mkdir(parents=True, exist_ok=True)
             tokenizer.save(workdir / "tokenizer")
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        temporary.replace(path)  # a kill leaves the whole old file or the whole new one
+            record["tokenizer"] = checksum(_tokenizer_file(workdir))
+        elif "tokenizer" in before:
+            record["tokenizer"] = before["tokenizer"]
+        write_json(path, record)
     hosts.wait_for_all("the workdir is written")
     return workdir
 
@@ -113,6 +116,27 @@ def read_record(workdir: str | Path) -> dict[str, Any]:
     return _read(Path(workdir) / "config.json")
 
 
+def check_tokenizer(workdir: str | Path) -> None:
+    """Raises UserError if the workdir's tokenizer is not the one that it was made with, where it says which that is."""
+    made_with = read_record(workdir).get("tokenizer")
+    if made_with is not None and checksum(_tokenizer_file(workdir)) != made_with:
+        raise UserError(
+            f"{_tokenizer_file(workdir)} is not what the run was made with: its weights are of other ids; put the run's"
+            " own tokenizer there"
+        )
+
+
+def _tokenizer_file(workdir: str | Path) -> Path:
+    return Path(workdir) / "tokenizer" / "tokenizer.json"
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a file of JSON; a kill leaves the whole old file or the whole new one."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
 def config_from_dict(kind: type[C], values: Mapping[str, Any], source: str) -> C:
     """Returns the dataclass (of dataclasses) that `dataclasses.asdict` made `values` from.
 
@@ -162,6 +186,12 @@ def _read(path: Path) -> dict[str, Any]:
     return dict(record)
 
 
+def not_free(changed: Mapping[str, T], kind: type[Any]) -> dict[str, T]:
+    """Returns those of the changed settings that may not change when a run is resumed."""
+    free = _free_fields(kind)
+    return {name: change for name, change in changed.items() if _field(name) not in free}
+
+
 def _free_fields(kind: type[Any]) -> set[str]:
     """Returns the dotted names of the fields that may change when a run is resumed."""
     names: set[str] = set()
@@ -190,24 +220,24 @@ def _field(name: str) -> str:
     return re.sub(r"\.\d+\.", ".", name)
 
 
+def changes(before: Mapping[str, Any], config: Any) -> dict[str, tuple[Any, Any]]:
+    """Returns old and new value of each setting that is another, by its dotted name; `before` is as JSON has it.
+
+    What an older bertjax did not know was as it is by default.
+    """
+    return differences(_laid_over(dataclasses.asdict(type(config)()), before), dataclasses.asdict(config))
+
+
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Returns old and new value of each setting that is another, by its dotted name; `before` is as JSON has it."""
-    old, new = flat(before), flat(json.loads(json.dumps(after)))
+    """Returns old and new value of each setting that is another, as JSON has it, by its dotted name."""
+    old, new = (flat(json.loads(json.dumps(values))) for values in (before, after))
     names = sorted(old.keys() | new.keys())
     return {name: (old.get(name), new.get(name)) for name in names if old.get(name) != new.get(name)}
 
 
-def _refuse_other_curve(path: Path, before: Mapping[str, Any], record: Mapping[str, Any], free: set[str]) -> None:
-    changes = differences(before["config"], record["config"])
-    changes = {name: change for name, change in changes.items() if _field(name) not in free}
-    changes |= differences(before["facts"], record["facts"])
-    if changes:
-        shown = "; ".join(f"{name} was {old!r}, now {new!r}" for name, (old, new) in changes.items())
+def _refuse_other_curve(path: Path, changed: Mapping[str, tuple[Any, Any]]) -> None:
+    if changed:
+        shown = "; ".join(f"{name} was {old!r}, now {new!r}" for name, (old, new) in changed.items())
         raise UserError(
             f"{path.parent} holds a run that this would change: {shown}. Use another workdir, or the old values"
         )
-
-
-def _say_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
-    for name, (old, new) in differences(before, after).items():
-        hosts.say(f"{name} was {old!r}, now {new!r}")

@@ -26,6 +26,7 @@ from bertjax.config import (
     TaskDataConfig,
     TaskTrainConfig,
 )
+from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import UserError
 from bertjax.model.assembly import Assembly, Blueprint
 from bertjax.model.params import params_of
@@ -380,6 +381,15 @@ def test_a_tokenizer_of_another_model_is_said(task_config: FinetuneConfig, finis
     path = tmp_path / "mixed" / "config.json"
     path.write_text(path.read_text().replace('"vocab_size": 100', f'"vocab_size": {size - 1}'))
     with pytest.raises(UserError, match=rf"tokenizer has {size} entries, the model {size - 1}: they are"):
+        finetune.run(dataclasses.replace(task_config, init_from=str(tmp_path / "mixed")), tmp_path / "run")
+
+
+def test_a_smaller_tokenizer_that_is_not_the_models_is_said(
+    task_config: FinetuneConfig, finished: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(finished, tmp_path / "mixed")
+    Tokenizer.train(["rain and snow"] * 2, vocab_size=100).save(tmp_path / "mixed" / "tokenizer")
+    with pytest.raises(UserError, match=r"tokenizer.json is not what the run was made with"):
         finetune.run(dataclasses.replace(task_config, init_from=str(tmp_path / "mixed")), tmp_path / "run")
 
 

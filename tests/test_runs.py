@@ -14,7 +14,15 @@ import jax
 import pytest
 
 from bertjax import backend, runs
-from bertjax.config import CheckpointConfig, Config, MeshConfig, ModelConfig, OptimizerConfig, TrainConfig
+from bertjax.config import (
+    CheckpointConfig,
+    Config,
+    FinetuneConfig,
+    MeshConfig,
+    ModelConfig,
+    OptimizerConfig,
+    TrainConfig,
+)
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import UserError
 
@@ -90,6 +98,31 @@ def test_a_config_with_an_unknown_key_a_refused_value_or_no_json_is_an_error(
         runs.read_config(tmp_path / "run", Config)
     with pytest.raises(UserError, match="does not exist"):
         runs.read_config(tmp_path, Config)
+
+
+def test_what_an_older_config_lacks_was_as_it_is_by_default(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    path = runs.open_workdir(tmp_path / "run", FinetuneConfig(), FACTS, tokenizer) / "config.json"
+    record = json.loads(path.read_text())
+    del record["config"]["data"]["choices"], record["config"]["train"]["mask_rate"], record["config"]["sweep"]
+    path.write_text(json.dumps(record))
+    runs.open_workdir(tmp_path / "run", FinetuneConfig(), FACTS, tokenizer)
+    assert runs.read_config(tmp_path / "run", FinetuneConfig) == FinetuneConfig()
+
+
+def test_a_tokenizer_that_is_not_the_runs_own_is_refused(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    workdir = runs.open_workdir(tmp_path / "run", CONFIG, FACTS, tokenizer)
+    runs.check_tokenizer(workdir)
+    other = Tokenizer.train(["snow and ice"], vocab_size=tokenizer.vocab_size)
+    assert other.vocab_size <= tokenizer.vocab_size
+    other.save(workdir / "tokenizer")
+    runs.open_workdir(workdir, CONFIG, FACTS, tokenizer)  # going on does not make it the run's own
+    with pytest.raises(UserError, match=r"run/tokenizer/tokenizer.json is not what the run was made with"):
+        runs.check_tokenizer(workdir)
+    path = workdir / "config.json"
+    record = json.loads(path.read_text())
+    del record["tokenizer"]  # as older ones are
+    path.write_text(json.dumps(record))
+    runs.check_tokenizer(workdir)
 
 
 def test_a_workdir_is_for_one_run_at_a_time(tmp_path: Path) -> None:
