@@ -66,10 +66,10 @@ class Prepare:
 class Predict:
     """Asks a trained model; one JSON object a line for each text.
 
-    fill-mask: the likeliest word pieces for each [MASK]. classify: the label of each text (a tab parts the texts of a
-    pair). score: the number that a regression gives each text, or pair. answer: the words of a text that answer a
-    question (question, tab, text). choose: which of several ways a text goes on (text, tab, way, tab, way ...). tag:
-    the named parts of each text. embed: a vector for each text.
+    fill-mask: the likeliest word pieces for each [MASK]. classify: the label of each text, or pair of texts (text, tab,
+    text): what the model was fine-tuned on, the other is refused. score: the number that a regression gives each text,
+    or pair. answer: the words of a text that answer a question (question, tab, text). choose: which of several ways a
+    text goes on (text, tab, way, tab, way ...). tag: the named parts of each text. embed: a vector for each text.
     """
 
     what: Annotated[Literal["fill-mask", "classify", "score", "answer", "choose", "tag", "embed"], tyro.conf.Positional]
@@ -87,7 +87,8 @@ class Predict:
     normalize: bool = False
     """Scale vectors to length 1."""
     truncate: bool = False
-    """Cut what is too long for the model instead of refusing it."""
+    """Cut what is too long instead of refusing it: a text for classify, score and choose at its fine-tuning's
+    data.seq_len, a question at data.question_len, a text for embed at the model's positions."""
 
     def run(self) -> None:
         """Prints an answer for each text."""
@@ -103,9 +104,11 @@ class Predict:
         cut = {"truncate": self.truncate}
         asked: dict[str, Callable[[], Iterable[Mapping[str, Any]]]] = {
             "fill-mask": lambda: ({"masks": found} for found in model.fill_mask(texts, top_k=self.top_k)),
-            "classify": lambda: model.classify(_pairs(texts), **cut),
-            "score": lambda: ({"score": round(score, 6)} for score in model.score(_pairs(texts), **cut)),
-            "answer": lambda: model.answer_all([_question(text) for text in texts]),
+            "classify": lambda: model.classify(_pairs(texts, model.of_pairs), **cut),
+            "score": lambda: (
+                {"score": round(score, 6)} for score in model.score(_pairs(texts, model.of_pairs), **cut)
+            ),
+            "answer": lambda: model.answer_all([_question(text) for text in texts], **cut),
             "choose": lambda: (model.choose(before, ways, **cut) for before, *ways in (t.split("\t") for t in texts)),
             "tag": lambda: ({"parts": found} for found in model.tag(texts)),
             "embed": lambda: (
@@ -256,8 +259,18 @@ def main() -> None:
         command.run()
 
 
-def _pairs(texts: list[str]) -> list[Any]:
-    """Returns the texts; one with a tab is a pair."""
+def _pairs(texts: list[str], of_pairs: bool | None) -> list[Any]:
+    """Returns the texts, one with a tab as a pair; `of_pairs` is whether the model reads pairs, None if either may be.
+
+    Raises: UserError for a text where the model reads pairs, and for a pair where it reads texts.
+    """
+    for text in texts:
+        if of_pairs is False and "\t" in text:
+            raise UserError(
+                f"{text[:60]!r} has a tab, but the model was fine-tuned on single texts; leave the rest out"
+            )
+        if of_pairs and "\t" not in text:
+            raise UserError(f"{text[:60]!r} has no tab, but the model was fine-tuned on pairs; write text, tab, text")
     return [tuple(text.split("\t")) if "\t" in text else text for text in texts]
 
 

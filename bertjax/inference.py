@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, NotRequired, TypedDict, get_args
 
@@ -43,6 +43,9 @@ PER_ROW = 32
 
 ROW = 128
 """Positions of such a row, if its texts are not longer: a short one leaves more of them over."""
+
+
+SHORTEN = "shorten it, or pass truncate=True (--truncate)"
 
 
 class Candidate(TypedDict):
@@ -130,8 +133,8 @@ class Model:
     """Of a classifier, in the order of its logits."""
     task: Task = "pretraining"
     """What the model was trained for."""
-    reading: TaskDataConfig = TaskDataConfig()  # noqa: RUF009 - frozen
-    """How texts longer than a row are read."""
+    reading: TaskDataConfig | None = None
+    """How its fine-tuning read texts; None where that is not known."""
     threshold: float | None = None
     """Doubt above which a question has no answer; None where each has one."""
 
@@ -141,6 +144,21 @@ class Model:
         encoder: Encoder = nnx.merge(self.graphdef, self.params).encoder
         return encoder
 
+    @property
+    def seq_len(self) -> int:
+        """Most tokens of an example, special ones included: the fine-tuning's, or as many as it has positions."""
+        return self.config.max_positions if self.reading is None else self.reading.seq_len
+
+    @property
+    def of_pairs(self) -> bool | None:
+        """Whether it was fine-tuned on pairs of texts; None where that is not known."""
+        return None if self.reading is None else self.reading.second is not None
+
+    @property
+    def _windows(self) -> TaskDataConfig:
+        """How texts longer than a row are read: as in the fine-tuning, or by 384 tokens, as for SQuAD."""
+        return self.reading or TaskDataConfig(seq_len=min(384, self.config.max_positions))
+
     def fill_mask(self, texts: str | Sequence[str], top_k: int = 5) -> list[Any]:
         """Returns for each [MASK] of a text its `top_k` likeliest Candidates; of several texts, a list of that each."""
         if "masked_lm" not in self.params:
@@ -149,7 +167,7 @@ class Model:
             raise UserError(f"top_k={top_k} is not between 1 and the {self.tokenizer.vocab_size} of the vocabulary")
         checked = _checked(texts)
         ids = [self._ids_with_masks(text, i) for i, text in enumerate(checked)]
-        self._check_lengths(ids, "shorten it")
+        _check_lengths(ids, self.config.max_positions, "shorten it")
         masked = [np.flatnonzero(row == self.tokenizer.mask_id) for row in ids]
         masked_NM = np.zeros((len(ids), _power_of_two(max(map(len, masked), default=1))), np.int32)
         for row_M, positions in zip(masked_NM, masked, strict=True):
@@ -215,12 +233,15 @@ class Model:
         return Attentions([self.tokenizer.piece(int(i)) for i in ids], weights_LHST[..., : len(ids), : len(ids)])
 
     def classify(self, texts: Text | Sequence[Text], *, truncate: bool = False) -> list[Classification]:
-        """Returns the label of each text; of a pair of texts, where the model was trained on pairs."""
+        """Returns the label of each text; of a pair of texts, where the model was trained on pairs.
+
+        Longer ones than in its fine-tuning are refused, or cut as they were there. So does `score`.
+        """
         if self.task not in OF_TEXTS:
             raise UserError("this model has no classes: fine-tune it, and load the folder of the fine-tuning")
         if self.task == "regression" or (self.task == "classification" and len(self.labels) == 1):
             raise UserError("this model gives scores, no classes; ask for them: `score`")
-        features = self._features(_checked(texts, pairs=True), truncate=truncate)
+        features = self._features(_checked(texts, pairs=True), truncate=truncate, limit=self.seq_len)
         normalize = jax.nn.sigmoid if self.task == "multilabel" else jax.nn.softmax
         found = self._map(lambda batch, _: _probabilities(self.graphdef, self.params, batch, normalize), features)
         return [self._classification(row_C) for row_C in found]
@@ -229,15 +250,15 @@ class Model:
         """Returns the score of each text, or of each pair of texts, by a model that was fine-tuned for regression."""
         if self.task != "regression":
             raise UserError("this model gives no scores: fine-tune it for regression, and load that run's folder")
-        features = self._features(_checked(texts, pairs=True), truncate=truncate)
+        features = self._features(_checked(texts, pairs=True), truncate=truncate, limit=self.seq_len)
         found = self._map(lambda batch, _: _probabilities(self.graphdef, self.params, batch, _as_it_is), features)
         return [float(row_C[0]) for row_C in found]
 
-    def answer(self, question: str, context: str) -> Answer:
+    def answer(self, question: str, context: str, *, truncate: bool = False) -> Answer:
         """Returns the words of the context that answer the question, however long the context is."""
-        return self.answer_all([(question, context)])[0]
+        return self.answer_all([(question, context)], truncate=truncate)[0]
 
-    def answer_all(self, pairs: Sequence[tuple[str, str]]) -> list[Answer]:
+    def answer_all(self, pairs: Sequence[tuple[str, str]], *, truncate: bool = False) -> list[Answer]:
         """Returns the answer to each question, of pairs of a question and its context."""
         if self.task != "answers":
             raise UserError("this model answers no questions: fine-tune it for answers, and load that run's folder")
@@ -245,12 +266,15 @@ class Model:
             raise UserError("this model has one segment, as RoBERTa, and reads no pairs of texts")
         _checked(list(pairs), pairs=True)
         questions = [Question(str(i), *pair) for i, pair in enumerate(pairs)]
-        readings, features = answers.read(questions, self.tokenizer, self.reading)
+        readings, features = answers.read(questions, self.tokenizer, self._windows)
+        if features.truncated and not truncate:
+            asked = self.tokenizer.encode_batch([question for question, _ in pairs])
+            _check_lengths(asked, self._windows.question_len, SHORTEN, "in its question")
         outputs = self._map(lambda batch, _: _of_tokens(self.graphdef, self.params, batch, answers.logits), features)
         return [self._answer(reading, outputs) for reading in readings]
 
     def _answer(self, reading: answers.Reading, outputs: list[np.ndarray]) -> Answer:
-        found = answers.best_spans(reading, outputs, longest=self.reading.max_answer, most=answers.BEST)
+        found = answers.best_spans(reading, outputs, longest=self._windows.max_answer, most=answers.BEST)
         none = self.threshold is not None and found.doubt > self.threshold
         listed = answers.n_best(found, with_none=self.threshold is not None)
         best = next(one for one in listed if (one["text"] == "") == (none or not found.spans))
@@ -263,10 +287,10 @@ class Model:
         if isinstance(ways, str) or len(ways) < 2:
             raise UserError(f"{_shown(ways)} leaves no choice; give a list of two or more texts")
         _checked([(text, way) for way in ways], pairs=True)
-        limit = self.config.max_positions if truncate else sys.maxsize
+        limit = self.seq_len if truncate else sys.maxsize
         features = choices.features([choices.Example(text, tuple(ways), None, 0)], self.tokenizer, limit)
         alone = np.split(features.ids[0], features.targets["starts"][0][1:])
-        self._check_lengths(alone, "shorten it, or pass truncate=True")
+        _check_lengths(alone, self.seq_len, SHORTEN)
         outputs = self._map(lambda batch, _: _of_tokens(self.graphdef, self.params, batch, choices.logits), features)
         logits_K = outputs[0]
         probabilities = [float(p) for p in np.exp(classification.log_softmax(logits_K[None])[0])]
@@ -283,7 +307,7 @@ class Model:
             conll.Sentence(tuple(text[start:end] for start, end in found), None, 0)
             for text, found in zip(checked, words, strict=True)
         ]
-        alone = dataclasses.replace(self.reading, context=0)
+        alone = dataclasses.replace(self._windows, context=0)
         readings, features = tagging.read(sentences, self.tokenizer, alone, self.labels)
         outputs = self._map(lambda batch, _: _of_tokens(self.graphdef, self.params, batch, tagging.logits), features)
         named = [
@@ -308,26 +332,19 @@ class Model:
             found["labels"] = [label for label, probability in named.items() if probability > 0.5]
         return found
 
-    def _features(self, texts: Sequence[Text], *, truncate: bool) -> Features:
+    def _features(self, texts: Sequence[Text], *, truncate: bool, limit: int | None = None) -> Features:
+        """Returns texts and pairs as the model reads them, of at most `limit` tokens; None takes all its positions."""
         pairs = [(text, None) if isinstance(text, str) else text for text in texts]
         if self.config.segments < 2 and any(second is not None for _, second in pairs):
             raise UserError("this model has one segment, as RoBERTa, and no pairs of texts; join them into one")
         examples = [text_examples.Example(first, second, None, i) for i, (first, second) in enumerate(pairs)]
-        limit = self.config.max_positions if truncate else sys.maxsize
-        features = text_examples.features(examples, self.tokenizer, limit, self.labels)
+        longest = limit or self.config.max_positions
+        features = text_examples.features(examples, self.tokenizer, longest if truncate else sys.maxsize, self.labels)
         for i, row in enumerate(features.ids):
             if len(row) <= 2:  # [CLS] and [SEP]
                 raise UserError(f"texts[{i}] has no tokens: {_shown(texts[i])}; leave it out")
-        self._check_lengths(features.ids, "shorten it, or pass truncate=True")
+        _check_lengths(features.ids, longest, SHORTEN)
         return features
-
-    def _check_lengths(self, ids: Sequence[np.ndarray], remedy: str) -> None:
-        for i, row in enumerate(ids):
-            if len(row) > self.config.max_positions:
-                raise UserError(
-                    f"texts[{i}] has {len(row)} tokens with [CLS] and [SEP], the model reads at most"
-                    f" {self.config.max_positions}; {remedy}"
-                )
 
     def _ids_with_masks(self, text: str, index: int) -> np.ndarray:
         mask = self.tokenizer.mask_piece
@@ -385,7 +402,7 @@ def load(path: str | Path, *, step: int | None = None, mesh: MeshConfig | None =
     with jax.set_mesh(made):
         params = pretrained.read_params(path, b, step=step)
         graphdef = nnx.graphdef(nnx.eval_shape(lambda: make_model(b)))
-    reading, threshold = pretrained.read_task_data(path, b), pretrained.read_threshold(path, b, step=step)
+    reading, threshold = pretrained.read_task_data(path), pretrained.read_threshold(path, b, step=step)
     return Model(b.config, tokenizer, graphdef, params, made, b.labels, b.task, reading, threshold)
 
 
@@ -414,6 +431,12 @@ def _checked(texts: Any, *, pairs: bool = False) -> list[Any]:
             if not part.isascii() and any("\ud800" <= character <= "\udfff" for character in part):
                 raise UserError(f"texts[{i}] holds half of a surrogate pair: {_shown(part)}; write whole characters")
     return listed
+
+
+def _check_lengths(ids: Sequence[Sized], longest: int, remedy: str, where: str = "with [CLS] and [SEP]") -> None:
+    for i, row in enumerate(ids):
+        if len(row) > longest:
+            raise UserError(f"texts[{i}] has {len(row)} tokens {where}, the model reads at most {longest}; {remedy}")
 
 
 def _shown(value: Any) -> str:

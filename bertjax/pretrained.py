@@ -83,11 +83,9 @@ def _best(path: str | Path, b: Blueprint) -> int | None:
     return best_step(path, facts["metric"]) if tuned else None
 
 
-def read_task_data(path: str | Path, b: Blueprint) -> TaskDataConfig:
-    """Returns how a fine-tuned model reads its texts: as in its run, or else at most 384 tokens, as for SQuAD."""
-    if not _is_tuned(path):
-        return TaskDataConfig(seq_len=min(384, b.config.max_positions))
-    return runs.read_config(path, FinetuneConfig).data
+def read_task_data(path: str | Path) -> TaskDataConfig | None:
+    """Returns how a fine-tuning of ours read its texts; None of another folder."""
+    return runs.read_config(path, FinetuneConfig).data if _is_tuned(path) else None
 
 
 def read_threshold(path: str | Path, b: Blueprint, *, step: int | None = None) -> float | None:

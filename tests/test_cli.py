@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 import bertjax
 from bertjax import cli
 from bertjax.data.corpus import open_corpus
+from bertjax.errors import UserError
 from tests.interop import folders
 
 
@@ -60,6 +62,24 @@ def test_predict_fill_mask_and_embed(
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["text"] for line in lines] == ["the old river", "the miller leaves"]
     np.testing.assert_allclose(lines[0]["embedding"], model.embed("the old river")[0], atol=1e-5)
+
+
+def test_a_tab_parts_a_pair_where_the_model_reads_pairs() -> None:
+    assert cli._pairs(["a film\tgood"], True) == [("a film", "good")]
+    assert cli._pairs(["a film"], False) == ["a film"]
+    assert cli._pairs(["a film", "a film\tgood"], None) == ["a film", ("a film", "good")]
+    with pytest.raises(UserError, match=r"'good film\\t1' has a tab, but the model was fine-tuned on single texts"):
+        cli._pairs(["a film", "good film\t1"], False)
+    with pytest.raises(UserError, match="'a film' has no tab, but the model was fine-tuned on pairs"):
+        cli._pairs(["a film"], True)
+
+
+def test_a_long_question_is_cut_if_asked_to() -> None:
+    for truncate in (False, True):
+        model = types.SimpleNamespace(answer_all=lambda pairs, truncate: [{"pairs": pairs, "cut": truncate}])
+        asked = cli.Predict("answer", model="a run", truncate=truncate)
+        (answer,) = asked._answers(model, ["who?\tthe miller"])
+        assert answer == {"pairs": [("who?", "the miller")], "cut": truncate}
 
 
 def test_a_file_that_is_not_utf8_is_said_with_its_place(

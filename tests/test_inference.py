@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import dataclasses
+import io
+import json
 from pathlib import Path
 from typing import Any, get_args
 
@@ -10,8 +12,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from bertjax import inference, runs
-from bertjax.config import CheckpointConfig, Config, DataConfig, FinetuneConfig, MeshConfig
+from bertjax import cli, inference, runs
+from bertjax.config import CheckpointConfig, Config, DataConfig, FinetuneConfig, MeshConfig, TaskDataConfig
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import UserError
 from bertjax.inference import Model, Pooling, load
@@ -74,7 +76,8 @@ def tuned(workdir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "model": dataclasses.asdict(tiny.CONFIG),
     }
     tuned = tmp_path_factory.mktemp("tuned") / "workdir"
-    runs.open_workdir(tuned, FinetuneConfig(), facts, Tokenizer.load(workdir / "tokenizer"))
+    c = FinetuneConfig(data=TaskDataConfig(seq_len=12))
+    runs.open_workdir(tuned, c, facts, Tokenizer.load(workdir / "tokenizer"))
 
     def make() -> SequenceClassifier:
         return SequenceClassifier(tiny.CONFIG, 3, rngs=nnx.Rngs(0))
@@ -201,6 +204,46 @@ def test_classify_names_the_likeliest_label(classifier: Model) -> None:
         assert answer["probability"] == answer["probabilities"][answer["label"]]
         assert answer["label"] == "yes"
     assert classifier.classify(TEXTS[0])[0]["probabilities"] == pytest.approx(found[0]["probabilities"], rel=1e-4)
+
+
+def test_the_command_line_classifies(
+    classifier: Model, tuned: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cli.Predict("classify", ("rain",), str(tuned)).run()
+    said = json.loads(capsys.readouterr().out)
+    assert (said["text"], said["label"], list(said["probabilities"])) == ("rain", "yes", ["no", "yes", "maybe"])
+    assert said["probability"] == pytest.approx(classifier.classify("rain")[0]["probability"], rel=1e-4)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"rain\t1\n")))
+    with pytest.raises(UserError, match="has a tab, but the model was fine-tuned on single texts"):
+        cli.Predict("classify", (), str(tuned)).run()
+    assert (classifier.of_pairs, classifier.seq_len) == (False, 12)
+
+
+def bare(**how: Any) -> Model:
+    """Returns a model without weights, which can refuse texts."""
+    graphdef: Any = None
+    tokenizer = Tokenizer.train(TEXTS * 2, vocab_size=120)
+    return Model(tiny.CONFIG, tokenizer, graphdef, {}, tiny.one_device(), labels=("no", "yes"), **how)
+
+
+@pytest.mark.parametrize(("reading", "longest"), [(TaskDataConfig(seq_len=12), 12), (None, 16)])
+def test_a_text_may_be_as_long_as_in_the_fine_tuning(reading: TaskDataConfig | None, longest: int) -> None:
+    long = "rain " * (longest - 1)
+    message = f"has {longest + 1} tokens with .* at most {longest}; shorten it, or pass truncate=True"
+    for task, ask in (("classification", "classify"), ("regression", "score")):
+        with pytest.raises(UserError, match=message):
+            getattr(bare(task=task, reading=reading), ask)(long)
+    chooser = bare(task="choice", reading=reading)
+    with pytest.raises(UserError, match=f"at most {longest}; shorten it"):
+        chooser.choose("rain", ["rain", long])
+    with pytest.raises(UserError, match=r"has 17 tokens with .* at most 16"):
+        bare(task="classification", reading=reading).embed(LONG)
+
+
+def test_a_question_is_cut_only_if_asked_to() -> None:
+    reader = bare(task="answers", reading=TaskDataConfig(seq_len=12, question_len=3))
+    with pytest.raises(UserError, match=r"texts\[1\] has 4 tokens in its question, .* at most 3; shorten it, or pass"):
+        reader.answer_all([("rain rain", "rain"), ("rain rain rain rain", "the river")])
 
 
 def test_texts_of_similar_length_compile_once(model: Model, caplog: pytest.LogCaptureFixture) -> None:
