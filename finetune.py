@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -32,8 +33,8 @@ from bertjax.model.assembly import OF_TEXTS, Blueprint, classifier_heads
 from bertjax.model.encoder import check_mesh
 from bertjax.model.params import Params
 from bertjax.tasks import answers, batches, choices, classification, multilabel, regression, running, tagging
-from bertjax.tasks.sweep import sweep
-from bertjax.tasks.task import Chosen, Outputs, Task, row_length
+from bertjax.tasks.sweep import Read, shared, sweep
+from bertjax.tasks.task import Chosen, Outputs, Task, files_of, row_length
 from bertjax.training import optimizers, step
 from bertjax.training.checkpoints import Checkpoints, best_step, load_params
 from bertjax.training.flops import encoder_flops
@@ -54,7 +55,7 @@ TASKS: dict[str, Callable[[TaskDataConfig, Tokenizer, int], Task]] = {
 }
 
 
-def run(c: FinetuneConfig, workdir: str | Path) -> dict[str, float]:
+def run(c: FinetuneConfig, workdir: str | Path, read: Read | None = None) -> dict[str, float]:
     """Fine-tunes, from where the workdir stands; returns the best checkpoint's figures on the validation file.
 
     Raises: UserError on a mistake in the config, the files or the workdir; KeyboardInterrupt or SystemExit, the state
@@ -67,7 +68,7 @@ def run(c: FinetuneConfig, workdir: str | Path) -> dict[str, float]:
     model_config = blueprint.config
     check_mesh(model_config, mesh)
     tokenizer = pretrained.read_tokenizer(c.init_from, blueprint)
-    task = read_task(c, tokenizer)
+    task = (read or read_task)(c, tokenizer)
     metric = metric_of(c, task)
     facts = {
         "task": c.task,
@@ -184,11 +185,12 @@ def pretrained_blueprint(c: FinetuneConfig) -> Blueprint:
 def read_task(c: FinetuneConfig, tokenizer: Tokenizer) -> Task:
     """Returns the task of the config's files, or of the installed documentation."""
     data = c.data
-    if data.train:
-        hosts.say(f"reading {data.train}")
     if data.train == installed_docs.NAME:
+        hosts.say(f"reading {data.train}")
         files = installed_docs.classification_files()
         data = dataclasses.replace(data, train=files["train"], validation=files["validation"], test=files["test"])
+    for path in files_of(data).values():
+        hosts.say(f"reading {path}")
     return TASKS[c.task](data, tokenizer, c.train.seed)
 
 
@@ -288,7 +290,7 @@ def main() -> None:
     c, workdir = command_line.parse(FinetuneConfig, __doc__ or "", rest)
     with reported(), hosts.joined(c.mesh):
         if flag.sweep:
-            sweep(c, workdir, run)
+            sweep(c, workdir, functools.partial(run, read=shared(read_task)))
         else:
             run(c, workdir)
 

@@ -175,6 +175,10 @@ def _laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, 
 
 def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
+        if (path.parent / "sweep.json").is_file():
+            raise UserError(
+                f"{path.parent} holds a sweep; name a run's folder in it: sweep.txt there says which is best"
+            )
         raise UserError(f"{path} does not exist; is {path.parent} the workdir of a run?")
     try:
         record = json.loads(path.read_text(encoding="utf-8"))

@@ -33,6 +33,7 @@ from bertjax.model.params import params_of
 from bertjax.sharding import make_mesh
 from bertjax.tasks import running, text_examples
 from bertjax.tasks.classification import SequenceClassifier
+from bertjax.tasks.sweep import Read
 from bertjax.training import metrics, programs
 from bertjax.training.checkpoints import best_step
 from bertjax.training.metrics import TIMING, read_metrics
@@ -109,7 +110,8 @@ def test_it_says_how_far_it_is(
     short = dataclasses.replace(task_config.train, epochs=1, batch_size=64)
     finetune.run(dataclasses.replace(task_config, train=short), tmp_path / "run")
     told = capsys.readouterr().err
-    assert f"reading {task_config.data.train}\n" in told
+    for path in (task_config.data.train, task_config.data.validation, task_config.data.test):
+        assert told.count(f"reading {path}\n") == 1
     assert told.count("validation: 50 of 50 rows read\n") == 1  # the only evaluation is the best, and not read again
     assert "test: 20 of 20 rows read\n" in told
 
@@ -280,7 +282,8 @@ def test_the_flag_sweeps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     (tmp_path / "c.py").write_text("from bertjax.config import FinetuneConfig\nget_config = FinetuneConfig\n")
     asked = []
 
-    def run(c: FinetuneConfig, workdir: Path) -> dict[str, float]:
+    def run(c: FinetuneConfig, workdir: Path, read: Read) -> dict[str, float]:
+        assert callable(read)
         asked.append((c.optimizer.peak_lr, c.train.batch_size, c.train.epochs, c.train.seed))
         workdir.mkdir()
         (workdir / "config.json").write_text('{"bertjax": "", "config": {}, "facts": {"metric": "f1"}}')

@@ -1,7 +1,7 @@
 """A sweep: a fine-tuning for each combination of settings, and what the seeds say of each.
 
-The folder holds a run's folder for each, `sweep.json` with what is finished, and `sweep.tsv`, the table of all runs.
-Only the best run keeps its checkpoints: a grid of them would fill a disk.
+The folder holds a run's folder for each, `sweep.json` with what is finished, `sweep.tsv`, the table of all runs, and
+`sweep.txt`, what the seeds say. Only the best run keeps its checkpoints: a grid of them would fill a disk.
 """
 
 from __future__ import annotations
@@ -20,8 +20,14 @@ import jax
 
 from bertjax import hosts, runs, storage
 from bertjax.config import FinetuneConfig
+from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import UserError
+from bertjax.tasks.task import Task
 from bertjax.training.metrics import Diverged
+
+Read = Callable[[FinetuneConfig, Tokenizer], Task]
+SHARED = {"init_from", "data.train", "data.validation", "train.patience"}
+"""Settings that may change when a run goes on, but not within a sweep, where others begin with them."""
 
 
 class Settings(NamedTuple):
@@ -49,7 +55,7 @@ class Result:
 def sweep(
     c: FinetuneConfig, workdir: str | Path, run: Callable[[FinetuneConfig, Path], Mapping[str, float]]
 ) -> list[Result]:
-    """Returns the results of all runs, those of an earlier call among them, which are not repeated.
+    """Returns the results of all runs in the folder; those of an earlier call are not repeated.
 
     Raises: UserError if the folder is on no disk or holds a sweep with other settings, and what `run` raises but for a
     loss that is not finite.
@@ -71,12 +77,25 @@ def sweep(
             hosts.say(f"{settings.folder}: {error}")
             figures = {}
         results.append(Result(settings, figures))
-        metric = runs.read_facts(workdir / settings.folder)["metric"]
-        _keep(workdir, c, results, metric)
+        _keep(workdir, c, results)
         jax.clear_caches()  # no later run has these functions; their programs are kept, training/programs.py
-    of_this = [result for result in results if result.settings in asked]
-    print(summary(of_this, runs.read_facts(workdir / asked[0].folder)["metric"]))
-    return of_this
+    print(_keep(workdir, c, results))
+    return results
+
+
+def shared(read: Read) -> Read:
+    """Returns `read` for the runs of one sweep, which share the task; where the seed draws examples, those of one."""
+    tasks: dict[int | None, Task] = {}
+
+    def read_once(c: FinetuneConfig, tokenizer: Tokenizer) -> Task:
+        drawn = c.data.examples is not None or c.data.examples_per_class is not None
+        seed = c.train.seed if drawn else None
+        if seed not in tasks:
+            tasks.clear()  # the runs of the seed before are over
+            tasks[seed] = read(c, tokenizer)
+        return tasks[seed]
+
+    return read_once
 
 
 def _values(c: FinetuneConfig) -> tuple[tuple[Any, ...], ...]:
@@ -91,10 +110,9 @@ def configured(c: FinetuneConfig, settings: Settings) -> FinetuneConfig:
     return dataclasses.replace(c, optimizer=optimizer, train=dataclasses.replace(c.train, **train))
 
 
-def _common(c: FinetuneConfig) -> dict[str, Any]:
-    """Returns the settings that all runs share; the mesh and the checkpoints' may change within a sweep."""
-    shared: dict[str, Any] = dataclasses.asdict(configured(c, Settings(0.1, 1, 1, 0)))
-    return {name: value for name, value in shared.items() if name not in ("sweep", "mesh", "checkpoint")}
+def _common(c: FinetuneConfig) -> FinetuneConfig:
+    """Returns the config with the same settings for all runs."""
+    return configured(c, Settings(0.1, 1, 1, 0))
 
 
 def _opened(workdir: Path, c: FinetuneConfig) -> list[Result]:
@@ -105,36 +123,35 @@ def _opened(workdir: Path, c: FinetuneConfig) -> list[Result]:
         return []
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        changes = runs.differences(record["config"], _common(c))
+        changes = runs.changes(record["config"], _common(c))
         results = [Result(Settings(**one["settings"]), one["figures"]) for one in record["runs"]]
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise UserError(f"{path} is not the record of a sweep ({error!r}); use a new workdir") from error
-    if changes:
-        shown = "; ".join(f"{name} was {old!r}, now {new!r}" for name, (old, new) in changes.items())
+    refused = runs.not_free(changes, FinetuneConfig).keys() | SHARED & changes.keys()
+    if refused:
+        shown = "; ".join(f"{name} was {changes[name][0]!r}, now {changes[name][1]!r}" for name in sorted(refused))
         raise UserError(f"{workdir} holds a sweep with other settings: {shown}. Use another workdir, or the old values")
     return results
 
 
-def _keep(workdir: Path, c: FinetuneConfig, results: Sequence[Result], metric: str) -> None:
-    """Records what is finished, and removes the checkpoints of all finished runs but the best."""
+def _keep(workdir: Path, c: FinetuneConfig, results: Sequence[Result]) -> str:
+    """Records what is finished, removes the checkpoints of all finished runs but the best, and returns the summary."""
     listed = [{"settings": r.settings._asdict(), "figures": r.figures} for r in results]
-    _replace(workdir / "sweep.json", json.dumps({"config": _common(c), "runs": listed}, indent=1) + "\n")
+    runs.write_json(workdir / "sweep.json", {"config": dataclasses.asdict(_common(c)), "runs": listed})
     figures = sorted({name for result in results for name in result.figures})
     with (workdir / "sweep.tsv").open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file, delimiter="\t", lineterminator="\n")
         table.writerow([*Settings._fields, *figures])
         for result in sorted(results, key=_order):
             table.writerow([*result.settings, *(result.figures.get(name, "") for name in figures)])
+    metric = runs.read_facts(workdir / results[0].settings.folder)["metric"]
+    text = summary(results, metric)
+    (workdir / "sweep.txt").write_text(text + "\n", encoding="utf-8")
     kept = best(results, metric)
     for result in results:
         if result is not kept:
             shutil.rmtree(workdir / result.settings.folder / "checkpoints", ignore_errors=True)
-
-
-def _replace(path: Path, text: str) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)  # a kill leaves the whole old file or the whole new one
+    return text
 
 
 def _order(result: Result) -> Settings:

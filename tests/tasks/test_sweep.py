@@ -4,13 +4,15 @@ import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import pytest
 
+from bertjax import report, runs
 from bertjax.config import FinetuneConfig, SweepConfig, TaskDataConfig
 from bertjax.errors import UserError
-from bertjax.tasks.sweep import Result, Settings, configured, summary, sweep
+from bertjax.tasks.sweep import Result, Settings, configured, shared, summary, sweep
 from bertjax.training.metrics import Diverged
 
 CONFIG = FinetuneConfig(
@@ -94,6 +96,25 @@ def test_only_the_best_run_keeps_its_checkpoints(tmp_path: Path, run: Run, capsy
     assert len(table) == 9
 
 
+def test_the_best_run_is_that_of_all_whatever_is_asked_for(
+    tmp_path: Path, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = sweep(CONFIG, tmp_path, run)
+    whole = capsys.readouterr().out
+    assert whole == (tmp_path / "sweep.txt").read_text()
+    fewer = dataclasses.replace(CONFIG, sweep=dataclasses.replace(CONFIG.sweep, seed=(0,)))
+    assert sweep(fewer, tmp_path, run) == results
+    assert capsys.readouterr().out == whole
+    best = whole.splitlines()[-1].split()[-1]
+    assert [path.parent.name for path in tmp_path.glob("*/checkpoints")] == [best]
+
+
+def test_a_sweep_is_no_run_and_says_so(tmp_path: Path, run: Run) -> None:
+    sweep(CONFIG, tmp_path, run)
+    with pytest.raises(UserError, match=r"holds a sweep; name a run's folder in it: sweep.txt there"):
+        report.write_report(tmp_path)
+
+
 def test_an_object_store_is_refused(run: Run) -> None:
     with pytest.raises(UserError, match="gs://bucket/sweep is in an object store"):
         sweep(CONFIG, "gs://bucket/sweep", run)
@@ -110,9 +131,42 @@ def test_another_sweep_is_refused(tmp_path: Path, run: Run) -> None:
     other = dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, train="c.tsv"))
     with pytest.raises(UserError, match=r"other settings: data.train was 'a.tsv', now 'c.tsv'"):
         sweep(other, tmp_path, run)
+    for name, value in (("init_from", "elsewhere"), ("train", dataclasses.replace(CONFIG.train, patience=1))):
+        with pytest.raises(UserError, match=name):
+            sweep(dataclasses.replace(CONFIG, **{name: value}), tmp_path, run)  # type: ignore[arg-type]
     (tmp_path / "sweep.json").write_text("[]")
     with pytest.raises(UserError, match=r"sweep.json is not the record of a sweep"):
         sweep(CONFIG, tmp_path, run)
+
+
+def test_what_a_run_may_change_a_sweep_may(tmp_path: Path, run: Run, asked: list[str]) -> None:
+    sweep(CONFIG, tmp_path, run)
+    record = json.loads((tmp_path / "sweep.json").read_text())
+    del record["config"]["train"]["mask_rate"], record["config"]["data"]["choices"]  # an older bertjax had none
+    (tmp_path / "sweep.json").write_text(json.dumps(record))
+    train, data = dataclasses.replace(CONFIG.train, log_every=10), dataclasses.replace(CONFIG.data, test="c.tsv")
+    sweep(dataclasses.replace(CONFIG, train=train, data=data), tmp_path, run)
+    assert len(asked) == 8
+    record = json.loads((tmp_path / "sweep.json").read_text())
+    kept = runs.config_from_dict(FinetuneConfig, record["config"], "sweep.json")
+    assert (kept.train.log_every, kept.data.test) == (10, "c.tsv")
+
+
+@pytest.mark.parametrize(
+    ("examples", "seeds_read"), [({}, [0]), ({"examples": 5}, [0, 1]), ({"examples_per_class": 5}, [0, 1])]
+)
+def test_runs_that_learn_from_the_same_examples_read_them_once(examples: dict[str, int], seeds_read: list[int]) -> None:
+    read: list[int] = []
+
+    def task(c: FinetuneConfig, _: Any) -> Any:
+        read.append(c.train.seed)
+        return object()
+
+    c, once = dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, **examples)), shared(task)  # type: ignore[arg-type]
+    tokenizer: Any = None
+    tasks = [once(configured(c, Settings(lr, 16, 2, seed)), tokenizer) for seed in (0, 1) for lr in (5e-5, 2e-5)]
+    assert read == seeds_read
+    assert len(set(map(id, tasks))) == len(seeds_read)
 
 
 def test_a_loss_that_is_not_finite_is_counted_and_not_tried_again(tmp_path: Path, run: Run, asked: list[str]) -> None:
