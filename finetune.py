@@ -18,6 +18,7 @@ import functools
 import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -57,6 +58,8 @@ TASKS: dict[str, Callable[[TaskDataConfig, Tokenizer, int], Task]] = {
 
 def run(c: FinetuneConfig, workdir: str | Path, read: Read | None = None) -> dict[str, float]:
     """Fine-tunes, from where the workdir stands; returns the best checkpoint's figures on the validation file.
+
+    Those of the files in `data.also` are there, too. `read` stands for `read_task`, as a sweep's does.
 
     Raises: UserError on a mistake in the config, the files or the workdir; KeyboardInterrupt or SystemExit, the state
     saved, after SIGINT or SIGTERM.
@@ -154,10 +157,10 @@ def run(c: FinetuneConfig, workdir: str | Path, read: Read | None = None) -> dic
         found |= {name: outputs(params, name) for name in task.parts if name not in {"train", *found}}
         chosen = task.choose(task.parts["validation"], found["validation"])
         final = figures_of(task, found, chosen)
-        for figure in sorted(name for name in final if name.startswith(metric)):
-            hosts.say(f"best checkpoint: step {best}, {figure} {final[figure]:.4f}")
-        write_results(task, found, chosen, folder, c.data.submission)
-        return final
+        for name, of_file in final.items():
+            hosts.say(f"best checkpoint: step {best}, {name} {metric} {of_file[metric]:.4f}")
+        write_results(task, found, chosen, folder, c.data.submission, {"step": best, "figures": final})
+        return in_one(final)
 
 
 def pretrained_blueprint(c: FinetuneConfig) -> Blueprint:
@@ -227,21 +230,35 @@ def metric_of(c: FinetuneConfig, task: Task) -> str:
     return metric
 
 
-def figures_of(task: Task, found: Mapping[str, Outputs], chosen: Chosen) -> dict[str, float]:
-    """Returns the figures of the validation file, its baselines, and the other files' figures with their names."""
-    final = task.figures(task.parts["validation"], found["validation"], chosen) | dict(chosen) | dict(task.baselines)
-    for name in sorted(found.keys() - {"validation", "test"}):
-        others = task.figures(task.parts[name], found[name], chosen)
-        final |= {f"{figure}_{name}": value for figure, value in others.items()}
-    return final
+def figures_of(task: Task, found: Mapping[str, Outputs], chosen: Chosen) -> dict[str, dict[str, float]]:
+    """Returns the figures of each labelled file by its name; the validation file's first, with its baselines."""
+    names = ["validation", *sorted(found.keys() - {"validation", "test"})]
+    figures = {name: task.figures(task.parts[name], found[name], chosen) for name in names}
+    figures["validation"] |= dict(chosen) | dict(task.baselines)
+    return figures
+
+
+def in_one(figures: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """Returns the figures of all files, each with the name of its file behind unless that is the validation file."""
+    return {
+        figure if name == "validation" else f"{figure}_{name}": value
+        for name, of_file in figures.items()
+        for figure, value in of_file.items()
+    }
 
 
 def write_results(
-    task: Task, found: Mapping[str, Outputs], chosen: Chosen, folder: storage.Folder, submission: str | None
+    task: Task,
+    found: Mapping[str, Outputs],
+    chosen: Chosen,
+    folder: storage.Folder,
+    submission: str | None,
+    final: Mapping[str, Any],
 ) -> None:
-    """Writes predictions and report; of several processes the first does, and the others wait for it."""
+    """Writes predictions, final figures and report; of several processes the first does, and the others wait for it."""
     if hosts.is_first():
         write_predictions(task, found, chosen, folder.files, submission)
+        runs.write_json(folder.files / report.FINAL, final)
         hosts.say(f"the report is {folder.path / report.write_report(folder.files).name}")
     hosts.wait_for_all("the report is written")
 

@@ -10,7 +10,7 @@ import html
 import json
 import math
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from bertjax.errors import UserError
 from bertjax.training.metrics import read_metrics
 
 Line = dict[str, Any]
+FINAL = "figures.json"
+"""Of a fine-tuning that came to its end: the `step` of the best checkpoint, and its `figures` by file."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,6 +135,7 @@ def write_report(workdir: Path) -> Path:
         f"<h1>{name}</h1><p class=soft>{'Fine-tuning' if tuned else 'Pretraining'} with bertjax</p>",
         state_section(c, lines),
         figures_section(lines, by=facts["metric"] if tuned else "loss"),
+        final_section(workdir / FINAL),
         curves_section(lines),
         config_section(c, kind()),
     )
@@ -176,11 +179,30 @@ def figures_section(lines: list[Line], by: str) -> str:
     if best is not last:
         columns[f"Best, step {best['step']:,} ({'lowest' if by == 'loss' else 'highest'} {by})"] = best
     shown = [figure for figure in FIGURES if f"eval_{figure.key}" in last]
-    head = "".join(f"<th>{column}</th>" for column in ("Figure", *columns, "Baselines"))
-    body = "".join(_row(figure, list(columns.values())) for figure in shown)
+    rows = (_row(figure, list(columns.values())) for figure in shown)
+    return _table("Held-out figures", ("Figure", *columns, "Baselines"), rows)
+
+
+def final_section(path: Path) -> str:
+    """Returns the table of the best checkpoint's figures on each labelled file, nothing before the end of a run."""
+    if not path.is_file():
+        return ""
+    final = json.loads(path.read_text(encoding="utf-8"))
+    files: dict[str, dict[str, float]] = final["figures"]
+
+    def row(figure: Figure) -> str:
+        cells = (_number(figure, of[figure.key]) if figure.key in of else "" for of in files.values())
+        return f"<tr><th>{figure.title}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+
+    shown = [figure for figure in FIGURES if figure.key in files["validation"]]
+    return _table(f"Best checkpoint, step {final['step']:,}", ("Figure", *map(html.escape, files)), map(row, shown))
+
+
+def _table(title: str, columns: Iterable[str], rows: Iterable[str]) -> str:
+    head = "".join(f"<th>{column}</th>" for column in columns)
     return (
-        f"<h2>Held-out figures</h2><div class=wide><table><thead><tr>{head}</tr></thead>"
-        f"<tbody>{body}</tbody></table></div>"
+        f"<h2>{title}</h2><div class=wide><table><thead><tr>{head}</tr></thead>"
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
     )
 
 

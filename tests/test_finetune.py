@@ -30,6 +30,7 @@ from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import UserError
 from bertjax.model.assembly import Assembly, Blueprint
 from bertjax.model.params import params_of
+from bertjax.report import FINAL
 from bertjax.sharding import make_mesh
 from bertjax.tasks import running, text_examples
 from bertjax.tasks.classification import SequenceClassifier
@@ -207,6 +208,7 @@ def test_a_run_cut_short_goes_on_to_the_same_end(
             finetune.run(task_config, tmp_path / "run")
     figures = finetune.run(task_config, tmp_path / "run")
     assert figures == tuned[1]
+    assert (tmp_path / "run" / FINAL).read_bytes() == (tuned[0] / FINAL).read_bytes()
     assert untimed(tmp_path / "run") == untimed(tuned[0])
 
 
@@ -421,6 +423,10 @@ def test_scores_are_learned_and_handed_in_as_glue_takes_them(
     assert figures["pearson"] > 0.8
     assert figures["loss"] < figures["mean_score_loss"]
     assert figures["spearman_elsewhere"] == figures["spearman"]
+    final = json.loads((tmp_path / "run" / FINAL).read_text())["figures"]
+    assert list(final) == ["validation", "elsewhere"]
+    assert final["elsewhere"].items() <= final["validation"].items() <= figures.items()
+    assert "<th>elsewhere</th>" in (tmp_path / "run" / "report.html").read_text()
     rows = predictions(tmp_path / "run" / "glue" / "STS-B.tsv")
     written = predictions(tmp_path / "run" / "predictions-test.tsv")
     assert [list(row) for row in rows] == [["index", "prediction"]] * 20

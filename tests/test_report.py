@@ -117,6 +117,20 @@ def test_fine_tuning_figures_stand_beside_their_baselines(tmp_path: Path) -> Non
     assert "<dd>1 of 3</dd>" in page  # epochs
 
 
+def test_the_best_checkpoints_figures_are_shown_for_each_file(tmp_path: Path) -> None:
+    workdir = make_workdir(tmp_path / "run", FinetuneConfig(), TUNED, task="classification", metric="accuracy")
+    assert "Best checkpoint" not in page_of(workdir)
+    figures = {"dev": {"loss": 0.5, "accuracy": 0.75, "f1_macro": 0.1}, "<b>": {"loss": 0.25, "accuracy": 0.625}}
+    figures["validation"] = figures.pop("dev") | {"matthews": 0.5}
+    (workdir / "figures.json").write_text(json.dumps({"step": 1200, "figures": dict(sorted(figures.items())[::-1])}))
+    page = page_of(workdir)
+    assert "<h2>Best checkpoint, step 1,200</h2>" in page
+    final = page.split("Best checkpoint")[1]
+    assert row(final, "Figure") == ["validation", "<b>"]
+    assert row(final, "Accuracy") == ["75.0%", "62.5%"]
+    assert row(final, "Matthews correlation") == ["0.500", ""]
+
+
 def test_every_figure_that_is_trained_on_has_a_curve(tmp_path: Path) -> None:
     page = page_of(pretrained(tmp_path))
     titles = ["Loss", "Masked-LM loss, nat", "Masked-LM accuracy", "Next-sentence loss, nat"]
