@@ -103,6 +103,7 @@ measured prepare "$python" -c "from bertjax.cli import main; main()" prepare "$t
     --seq-len "${lengths[0]}"
 measured pretraining "$python" train.py "--config=$out/base.py" "--workdir=$out/runs/base" "${tiny[@]}" \
     "--data.path=$out/corpus" "--data.seq_len=${lengths[0]}" "${run[@]}"
+measured profile "$python" -m benchmarks.trace "$out/runs/base"
 for name in "${learned[@]}"; do
     folder=$tasks/${name%:*} config=${name#*:}
     measured "finetuning-$config" "$python" finetune.py "--config=configs/finetune/$config.py" \

@@ -57,12 +57,9 @@ def choose(asked: Literal["auto"] | Kernel, case: Case) -> Kernel:
     return "xla" if fitting[-1] == "cudnn" and case.most_spans != 1 else fitting[-1]
 
 
-def check(c: ModelConfig, device: tuple[str, str], *, positions: int, dtype: str, most_spans: int | None) -> Kernel:
-    """Returns what computes attention in training on such rows; `device` is its (device_kind, platform).
-
-    Raises: UserError if the config asks for a kernel that cannot.
-    """
-    case = Case(
+def case_of(c: ModelConfig, device: tuple[str, str], *, positions: int, dtype: str, most_spans: int | None) -> Case:
+    """Returns that of training on such rows; `device` is its (device_kind, platform)."""
+    return Case(
         *device,
         positions=positions,
         head_width=c.width // c.heads,
@@ -71,6 +68,11 @@ def check(c: ModelConfig, device: tuple[str, str], *, positions: int, dtype: str
         most_spans=most_spans,
         local=c.family == "modernbert",
     )
+
+
+def check(c: ModelConfig, device: tuple[str, str], *, positions: int, dtype: str, most_spans: int | None) -> Kernel:
+    """Returns what computes attention in that case. Raises: UserError if the config asks for a kernel that cannot."""
+    case = case_of(c, device, positions=positions, dtype=dtype, most_spans=most_spans)
     if c.attention != "auto" and (reason := obstacle(c.attention, case)):
         raise UserError(f"model.attention={c.attention!r} {reason}; use {' or '.join(('auto', *supported(case)))}")
     return choose(c.attention, case)

@@ -199,7 +199,8 @@ def _target(answer: tuple[int, int] | None, window: Window, place: int) -> tuple
 
 def logits(model: Assembly, batch: Mapping[str, jax.Array], key: jax.Array | None = None) -> jax.Array:
     """Returns logits_BSC, float32, of padding so low that it has no probability."""
-    x_BSD = model.encoder(batch["ids"], batch["segments"], batch["positions"], batch["spans"], key=key)
+    rows = batch["ids"], batch["segments"], batch["positions"], batch["spans"]
+    x_BSD = model.encoder(*rows, key=key, most_spans=1)
     logits_BSC = model.token_logits(x_BSD).astype(jnp.float32)
     return jnp.where(batch["spans"][..., None] > 0, logits_BSC, layers.LARGE_NEGATIVE)
 

@@ -135,7 +135,8 @@ def features(examples: Sequence[Example], tokenizer: text_examples.Tokenizer, se
 def logits(model: Assembly, batch: Mapping[str, jax.Array], key: jax.Array | None = None) -> jax.Array:
     """Returns logits_BK: a score of each choice, from its [CLS], by the pooler where the model has one."""
     encoder_key, head_key = layers.split(key, 2)
-    x_BSD = model.encoder(batch["ids"], batch["segments"], batch["positions"], batch["spans"], key=encoder_key)
+    rows = batch["ids"], batch["segments"], batch["positions"], batch["spans"]
+    x_BSD = model.encoder(*rows, key=encoder_key, most_spans=1)
     cls_BKD = gather(x_BSD, batch["starts"])
     read_BKD = model.pooler(cls_BKD) if hasattr(model, "pooler") else cls_BKD
     return model.token_logits(layers.dropout(read_BKD, model.encoder.c.dropout, head_key))[..., 0]

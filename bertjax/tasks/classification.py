@@ -137,9 +137,8 @@ class SequenceClassifier(Assembly):
     ) -> jax.Array:
         """Returns logits_BC; dropout is on exactly when `key` is given."""
         encoder_key, head_key = layers.split(key, 2)
-        hidden = self.encoder(
-            ids_BS, segments_BS, positions_BS, spans_BS, key=encoder_key, all_layers=self.pooling == "layers"
-        )
+        rows, all_layers = (ids_BS, segments_BS, positions_BS, spans_BS), self.pooling == "layers"
+        hidden = self.encoder(*rows, key=encoder_key, all_layers=all_layers, most_spans=1)
         pooled_BD = layers.dropout(self._pooled(hidden, spans_BS), self.c.dropout, head_key)
         return self.classifier(pooled_BD, out_sharding=ACT_B)
 

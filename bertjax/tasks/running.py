@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,8 +16,9 @@ import optax
 from flax import nnx
 
 from bertjax import hosts
-from bertjax.config import FinetuneConfig
+from bertjax.config import FinetuneConfig, ModelConfig, Precision
 from bertjax.data.tokenizer import Tokenizer
+from bertjax.model import kernels
 from bertjax.model.params import Params
 from bertjax.tasks import batches
 from bertjax.training import optimizers, programs, step
@@ -48,6 +50,15 @@ def training_batches(
         return step.to_mesh(made, mesh)
 
     return batch
+
+
+def attention_of(
+    c: ModelConfig, padded: Sequence[int], precision: Precision, mesh: jax.sharding.Mesh
+) -> list[kernels.Kernel]:
+    """Returns what computes attention in rows of these lengths; a kernel that cannot gives way to the reference."""
+    how: dict[str, Any] = {"dtype": precision, "most_spans": 1}
+    cases = (kernels.case_of(c, kernels.device_of(mesh), positions=length, **how) for length in padded)
+    return list(dict.fromkeys(kernels.choose(c.attention, case) for case in cases))
 
 
 def make_optimizer(c: FinetuneConfig, schedule: optax.Schedule) -> optax.GradientTransformation:

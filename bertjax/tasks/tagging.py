@@ -206,7 +206,8 @@ def _rows(
 def logits(model: Assembly, batch: Mapping[str, jax.Array], key: jax.Array | None = None) -> jax.Array:
     """Returns logits_BSC, float32; dropout, also on the last hidden states, is on exactly when `key` is given."""
     encoder_key, head_key = layers.split(key, 2)
-    x_BSD = model.encoder(batch["ids"], batch["segments"], batch["positions"], batch["spans"], key=encoder_key)
+    rows = batch["ids"], batch["segments"], batch["positions"], batch["spans"]
+    x_BSD = model.encoder(*rows, key=encoder_key, most_spans=1)
     x_BSD = layers.dropout(x_BSD, model.encoder.c.dropout, head_key)
     return model.token_logits(x_BSD).astype(jnp.float32)
 

@@ -5,6 +5,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import pytest
@@ -234,8 +235,8 @@ def test_data_parallelism_on_tpus_sends_gradients_and_nothing_that_grows_with_th
             train=TrainConfig(batch_size=rows, precision="bfloat16", prng=prng),
         )
         mesh = make_mesh(c.mesh, list(chips))
-        device, rows_of = kernels.device_of(mesh), {"positions": 128, "dtype": "bfloat16", "most_spans": pairs_per_row}
-        assert kernels.check(c.model, device, **rows_of) == kernel
+        of_rows: dict[str, Any] = {"positions": 128, "dtype": "bfloat16", "most_spans": pairs_per_row}
+        assert kernels.check(c.model, kernels.device_of(mesh), **of_rows) == kernel
         collectives = plan.make_plan(c, topology, chips, pairs_per_row=pairs_per_row).step.collectives
         assert {one.kind for one in collectives} == {"all-reduce"}
         return sum(one.size for one in collectives)

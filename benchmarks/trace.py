@@ -1,0 +1,134 @@
+"""What did the profiled steps of a run spend their time on? The time of each kind of XLA's operations, added up.
+
+    python -m benchmarks.trace RUN
+
+RUN is a workdir of train.py with --train.profile_from=a --train.profile_steps=n, or any folder with one trace by
+jax.profiler. Prints a JSON line about the program that took the most time, on one device: how often it ran, the seconds
+between the first start and the last end of an operation, the share of them in which any was at work, and the seconds
+of each kind of operation, without those of operations within it; what runs at the same time counts twice there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import tyro
+from jax.profiler import ProfileData
+
+from benchmarks.result import print_result
+from bertjax.errors import UserError, reported
+
+MOST = 30
+"""Kinds that are listed; what the others took is `others`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """Adds up what is in a trace."""
+
+    run: Annotated[str, tyro.conf.Positional]
+    """Folder of the run, or of the trace."""
+
+
+class Operation(NamedTuple):
+    """One that ran: times in nanoseconds."""
+
+    name: str
+    program: str
+    run: Any
+    """By which runs of the program are told apart."""
+    start: float
+    end: float
+    alone: float
+    """Of it, what no operation within it took."""
+
+
+def operations(trace: ProfileData) -> list[Operation]:
+    """Returns those of the first device that has any."""
+    for plane in sorted(trace.planes, key=lambda plane: plane.name):
+        if found := [operation for line in plane.lines for operation in _of_line(line)]:
+            return found
+    return []
+
+
+def _of_line(line: Any) -> Iterator[Operation]:
+    """Yields the operations of a thread or stream, in which one lies within another or after it."""
+    found = []
+    for event in line.events:
+        facts = dict(event.stats)
+        if "hlo_op" in facts or line.name == "XLA Ops":  # so a TPU's line is called
+            module, run = str(facts.get("hlo_module", "")), facts.get("run_id")
+            found.append((event.start_ns, -event.duration_ns, str(facts.get("hlo_op", event.name)), module, run))
+    ends: list[tuple[float, int]] = []  # of the operations around, and where they are
+    made: list[Operation] = []
+    for start, less, name, module, run in sorted(found, key=lambda one: one[:2]):
+        while ends and ends[-1][0] <= start:
+            ends.pop()
+        if ends:
+            around = made[ends[-1][1]]
+            made[ends[-1][1]] = around._replace(alone=around.alone + less)
+        ends.append((start - less, len(made)))
+        made.append(Operation(name, module, run, start, start - less, -less))
+    yield from made
+
+
+def kind(name: str) -> str:
+    """Returns an operation's name without its number."""
+    return re.sub(r"(\.\d+|\.clone|\.remat\d*)+$", "", name.split(" = ")[0].lstrip("%"))
+
+
+def busy(found: Iterable[Operation]) -> float:
+    """Returns the time in which any of them was at work."""
+    total, until = 0.0, float("-inf")
+    for one in sorted(found, key=lambda one: one.start):
+        total += max(0.0, one.end - max(one.start, until))
+        until = max(until, one.end)
+    return total
+
+
+def _sums(parts: Iterable[tuple[str, float]]) -> dict[str, float]:
+    """Returns the sum of each name's parts, the largest first."""
+    sums: dict[str, float] = {}
+    for name, part in parts:
+        sums[name] = sums.get(name, 0.0) + part
+    return dict(sorted(sums.items(), key=lambda item: -item[1]))
+
+
+def account(folder: Path) -> dict[str, Any]:
+    """Returns the figures. Raises: UserError unless there is one trace, with operations in it."""
+    files = sorted(folder.rglob("*.xplane.pb"))
+    if len(files) != 1:
+        raise UserError(f"{folder} has {len(files)} traces (*.xplane.pb); name a folder that has one")
+    found = operations(ProfileData.from_file(str(files[0])))
+    if not found:
+        raise UserError(f"{files[0]} has no operation of XLA; profile steps that ran")
+    of_programs = _sums((one.program, one.alone) for one in found)
+    program = next(iter(of_programs))
+    found = [one for one in found if one.program == program]
+    kinds = _sums((kind(one.name), one.alone / 1e9) for one in found)
+    span = max(one.end for one in found) - min(one.start for one in found)
+    listed = dict(itertools.islice(kinds.items(), MOST))
+    return {
+        "program": program,
+        "runs": len({one.run for one in found}),
+        "seconds": span / 1e9,
+        "busy": busy(found) / span if span else 1.0,
+        "operations": listed,
+        "others": sum(kinds.values()) - sum(listed.values()),
+    }
+
+
+def main() -> None:
+    """The command."""
+    arguments = tyro.cli(Arguments, description=__doc__)
+    with reported():
+        print_result("trace", account(Path(arguments.run)), "jax")
+
+
+if __name__ == "__main__":
+    main()
