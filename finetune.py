@@ -121,7 +121,7 @@ def run(c: FinetuneConfig, workdir: str | Path, read: Read | None = None) -> dic
             start, waiting = int(state.step), Waiting(**counters.get("waiting", {}))
             last = start if waiting.is_over(c.train.patience) else steps
             best_outputs: dict[int, Outputs] = {}  # by their step; none before this process has found a best
-            attention = running.attention_of(compiled_config, padded, c.train.precision, mesh)
+            attention = running.attention_of(compiled_config, train, padded, c.train.precision, mesh)
             say_what_runs(task, c, mesh, attention, start, steps)
 
             # 5. The loop, as in train.py; evaluations come with a checkpoint, so that the best one can be kept.

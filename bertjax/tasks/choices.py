@@ -136,7 +136,7 @@ def logits(model: Assembly, batch: Mapping[str, jax.Array], key: jax.Array | Non
     """Returns logits_BK: a score of each choice, from its [CLS], by the pooler where the model has one."""
     encoder_key, head_key = layers.split(key, 2)
     rows = batch["ids"], batch["segments"], batch["positions"], batch["spans"]
-    x_BSD = model.encoder(*rows, key=encoder_key, most_spans=1)
+    x_BSD = model.encoder(*rows, key=encoder_key, most_spans=batch["starts"].shape[1])
     cls_BKD = gather(x_BSD, batch["starts"])
     read_BKD = model.pooler(cls_BKD) if hasattr(model, "pooler") else cls_BKD
     return model.token_logits(layers.dropout(read_BKD, model.encoder.c.dropout, head_key))[..., 0]

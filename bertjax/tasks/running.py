@@ -53,10 +53,11 @@ def training_batches(
 
 
 def attention_of(
-    c: ModelConfig, padded: Sequence[int], precision: Precision, mesh: jax.sharding.Mesh
+    c: ModelConfig, features: batches.Features, padded: Sequence[int], precision: Precision, mesh: jax.sharding.Mesh
 ) -> list[kernels.Kernel]:
     """Returns what computes attention in rows of these lengths; a kernel that cannot gives way to the reference."""
-    how: dict[str, Any] = {"dtype": precision, "most_spans": 1}
+    most_spans = max((int(spans[-1]) for spans in features.spans or ()), default=1)
+    how: dict[str, Any] = {"dtype": precision, "most_spans": most_spans}
     cases = (kernels.case_of(c, kernels.device_of(mesh), positions=length, **how) for length in padded)
     return list(dict.fromkeys(kernels.choose(c.attention, case) for case in cases))
 
