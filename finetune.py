@@ -175,8 +175,6 @@ def pretrained_blueprint(c: FinetuneConfig) -> Blueprint:
             f"data.seq_len={c.data.seq_len} is more than the {model.max_positions} positions of {c.init_from};"
             f" use --data.seq_len={model.max_positions}"
         )
-    if (c.data.second is not None or c.task in ("answers", "choice")) and model.segments < 2:
-        raise UserError(f"{c.init_from} has one segment, as RoBERTa, and reads no pairs of texts; use a BERT")
     if c.task not in OF_TEXTS and c.train.pooling != "cls":
         raise UserError(f"train.pooling={c.train.pooling!r}, but {c.task} has no such vectors of texts; leave it out")
     if c.train.frozen_layers is not None and c.train.frozen_layers > model.layers:

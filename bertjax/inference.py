@@ -262,8 +262,6 @@ class Model:
         """Returns the answer to each question, of pairs of a question and its context."""
         if self.task != "answers":
             raise UserError("this model answers no questions: fine-tune it for answers, and load that run's folder")
-        if self.config.segments < 2:
-            raise UserError("this model has one segment, as RoBERTa, and reads no pairs of texts")
         _checked(list(pairs), pairs=True)
         questions = [Question(str(i), *pair) for i, pair in enumerate(pairs)]
         readings, features = answers.read(questions, self.tokenizer, self._windows)
@@ -335,8 +333,6 @@ class Model:
     def _features(self, texts: Sequence[Text], *, truncate: bool, limit: int | None = None) -> Features:
         """Returns texts and pairs as the model reads them, of at most `limit` tokens; None takes all its positions."""
         pairs = [(text, None) if isinstance(text, str) else text for text in texts]
-        if self.config.segments < 2 and any(second is not None for _, second in pairs):
-            raise UserError("this model has one segment, as RoBERTa, and no pairs of texts; join them into one")
         examples = [text_examples.Example(first, second, None, i) for i, (first, second) in enumerate(pairs)]
         longest = limit or self.config.max_positions
         features = text_examples.features(examples, self.tokenizer, longest if truncate else sys.maxsize, self.labels)

@@ -44,6 +44,8 @@ class Tokenizer:
         self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = map(self.id_of, self.special_pieces)
         # [UNK] is not among them: it stands for text.
         self.special_ids = (self.pad_id, self.cls_id, self.sep_id, self.mask_id)
+        # [SEP], or what its file says: RoBERTa has two between the texts of a pair, so four special tokens in all.
+        self.between_ids: Sequence[int] = [self.sep_id] * max(1, backend.num_special_tokens_to_add(True) - 2)
 
     @classmethod
     def from_vocab(cls, path: str | Path, *, cased: bool = False) -> Tokenizer:

@@ -96,6 +96,8 @@ class Embeddings(nnx.Module):
         # A product and not a gather, whose gradient would add all tokens into two rows one by one. It is exact: every
         # sum has one term, and the highest precision keeps its digits.
         segment_GD = self.segment.embedding[...]
+        if self.c.segments == 1:  # as RoBERTa's, which tells the two texts of a pair by what stands between them
+            return segment_GD[None]
         one_hot_BSG = jax.nn.one_hot(segments_BS, self.c.segments, dtype=segment_GD.dtype)
         return jnp.einsum("BSG,GD->BSD", one_hot_BSG, segment_GD, precision="highest")
 

@@ -137,7 +137,8 @@ def _occurs(answer: squad.Answer, context: str, tokenizer: Tokenizer) -> bool:
 def read(questions: Sequence[Question], tokenizer: Tokenizer, data: TaskDataConfig) -> tuple[list[Reading], Features]:
     """Returns the questions as rows [CLS] question [SEP] window [SEP], `start` and `end` an answer's positions.
 
-    It is the first that occurs. They are 0, that of [CLS], where a window does not hold the whole answer.
+    A tokenizer may have two [SEP] in the middle, as RoBERTa's. The answer is the first that occurs. The positions are
+    0, that of [CLS], where a window does not hold the whole answer.
     Source: google-research/bert, run_squad.py, convert_examples_to_features.
     """
     rows: list[np.ndarray] = []
@@ -149,7 +150,7 @@ def read(questions: Sequence[Question], tokenizer: Tokenizer, data: TaskDataConf
         ids_T, offsets_T2 = tokens_of(question.context)
         asked = tokenizer.encode(question.question)
         cut += len(asked) > data.question_len
-        head = np.array([tokenizer.cls_id, *asked[: data.question_len], tokenizer.sep_id], np.int32)
+        head = np.array([tokenizer.cls_id, *asked[: data.question_len], *tokenizer.between_ids], np.int32)
         windows = windows_over(len(ids_T), _room(data.seq_len, len(head)), data.stride)
         readings.append(Reading(question, offsets_T2, windows, slice(len(rows), len(rows) + len(windows)), len(head)))
         answer = answer_tokens(question, offsets_T2)
@@ -171,8 +172,8 @@ def _room(seq_len: int, taken: int) -> int:
     room = seq_len - taken - 1
     if room < 1:
         raise UserError(
-            f"data.seq_len={seq_len} leaves no room for a text behind a question of {taken - 2} tokens; use more, or"
-            " less data.question_len"
+            f"data.seq_len={seq_len} leaves no room for a text behind a question of {taken} tokens with [CLS]"
+            " and [SEP]; use more, or less data.question_len"
         )
     return room
 

@@ -24,6 +24,8 @@ class Tokenizer(Protocol):
     cls_id: int
     sep_id: int
     pad_id: int
+    between_ids: Sequence[int]
+    """What parts the texts of a pair."""
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Returns the ids of each text, without special tokens."""
@@ -197,17 +199,18 @@ def text_of(value: Any, column: str, row: Row) -> str:
 def features(examples: Sequence[Example], tokenizer: Tokenizer, seq_len: int, labels: Sequence[str]) -> Features:
     """Returns [CLS] text [SEP], or [CLS] text [SEP] second [SEP] in segments 0 and 1; `labels` -1 where unknown.
 
-    A second text without tokens is none. What is longer than `seq_len` loses tokens at the end, of a pair always the
-    longer text.
+    A tokenizer may have two [SEP] between them, as RoBERTa's. A second text without tokens is none. What is longer than
+    `seq_len` loses tokens at the end, of a pair always the longer text.
     Source: google-research/bert, run_classifier.py, convert_single_example.
     """
     first = tokenizer.encode_batch([example.text for example in examples])
     second = tokenizer.encode_batch([example.second or "" for example in examples])
     ids, segments, truncated = [], [], 0
     for a, b in zip(first, second, strict=True):
-        kept_a, kept_b = _truncated(len(a), len(b), seq_len - (3 if b else 2))
+        between = tokenizer.between_ids if b else [tokenizer.sep_id]
+        kept_a, kept_b = _truncated(len(a), len(b), seq_len - (len(between) + 2 if b else 2))
         truncated += (kept_a, kept_b) != (len(a), len(b))
-        head = [tokenizer.cls_id, *a[:kept_a], tokenizer.sep_id]
+        head = [tokenizer.cls_id, *a[:kept_a], *between]
         tail = [*b[:kept_b], tokenizer.sep_id] if b else []
         ids.append(np.array(head + tail, np.int32))
         segments.append(np.repeat(np.array([0, 1], np.int32), [len(head), len(tail)]))

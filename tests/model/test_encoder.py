@@ -13,7 +13,7 @@ from flax import nnx
 from bertjax.config import MeshConfig, ModelConfig
 from bertjax.errors import UserError
 from bertjax.model.attention import attention
-from bertjax.model.encoder import Encoder, check_mesh, padded_vocab_size
+from bertjax.model.encoder import Embeddings, Encoder, check_mesh, padded_vocab_size
 from bertjax.sharding import make_mesh
 from tests.model import tiny
 
@@ -173,6 +173,18 @@ def test_bfloat16_matrices_compute_in_bfloat16_and_stay_close() -> None:
     half_BSD = tiny.encode(nnx.merge(graphdef, jax.tree.map_with_path(cast, params)), PACKED)
     assert half_BSD.dtype == jnp.bfloat16
     np.testing.assert_allclose(half_BSD.astype(jnp.float32), tiny.encode(tiny.encoder(), PACKED), atol=0.15)
+
+
+def test_where_there_is_one_segment_every_token_is_in_it() -> None:
+    """So RoBERTa reads the second text of a pair."""
+    ids_BS, segments_BS, positions_BS, _ = PACKED
+    with jax.set_mesh(tiny.one_device()):
+        embed = Embeddings(dataclasses.replace(tiny.CONFIG, segments=1), rngs=nnx.Rngs(0))
+        first, other = (embed(ids_BS, x, positions_BS, key=None) for x in (jnp.zeros_like(ids_BS), segments_BS + 1))
+        embed.segment.embedding[...] += jnp.arange(32.0)[None]
+        moved = embed(ids_BS, jnp.zeros_like(ids_BS), positions_BS, key=None)
+    np.testing.assert_array_equal(first, other)
+    assert np.abs(np.asarray(moved) - np.asarray(first)).max() > 0.1
 
 
 def test_ids_beyond_the_tables_are_not_silent() -> None:

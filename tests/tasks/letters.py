@@ -13,6 +13,7 @@ class Letters:
     """A tokenizer whose tokens are letters."""
 
     pad_id, cls_id, sep_id = 0, 1, 2
+    between_ids: Sequence[int] = (2,)
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         return [[ord(letter) - ord("a") + 10 for letter in text] for text in texts]

@@ -85,7 +85,7 @@ def test_long_questions_are_cut_and_counted_and_leave_room(tokenizer: Tokenizer)
     (reading,), made = read([asked], tokenizer, TaskDataConfig(seq_len=32, question_len=10))
     assert made.truncated == 1
     assert reading.place == 12
-    with pytest.raises(UserError, match=r"data.seq_len=32 leaves no room for a text behind a question of 30 tokens"):
+    with pytest.raises(UserError, match=r"data.seq_len=32 leaves no room for a text behind a question of 32 tokens"):
         read([asked], tokenizer, TaskDataConfig(seq_len=32))
 
 

@@ -7,12 +7,17 @@ import json
 from pathlib import Path
 
 import pytest
+import tokenizers
+from tokenizers import processors
 
 from bertjax.config import TaskDataConfig
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import UserError
+from bertjax.tasks import answers
 from bertjax.tasks.batches import evaluation_batches, make_batch
+from bertjax.tasks.squad import Question
 from bertjax.tasks.text_examples import CheckLabel, Columns, Example, check_label, columns_of, features, read_examples
+from tests.interop.folders import bpe_tokenizer
 from tests.tasks.letters import Letters, example, readable
 
 
@@ -136,6 +141,22 @@ def test_features_of_nasty_texts_are_those_of_googles_script(
     batch = make_batch(made, choice, 1)
     assert batch["spans"][0].tolist() == [1] * len(segments) + [0] * (9 - len(segments))  # Google's input_mask
     assert batch["ids"][0, len(segments) :].tolist() == [tokenizer.pad_id] * (9 - len(segments))
+
+
+def test_pairs_of_robertas_tokenizer_are_what_its_own_file_makes_of_them(tmp_path: Path) -> None:
+    """It has two separators in the middle."""
+    bpe_tokenizer(tmp_path, ["<s>", "<pad>", "</s>", "<unk>", "<mask>"])
+    backend = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    backend.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
+    backend.save(str(tmp_path / "tokenizer.json"))
+    tokenizer, first, second = Tokenizer.load(tmp_path), "the old river", "a boat"
+    pair, single = features([example(first, second), example(first)], tokenizer, 64, ()).ids
+    assert pair.tolist() == backend.encode(first, second).ids
+    assert single.tolist() == backend.encode(first).ids
+    (cut,) = features([example(first, second)], tokenizer, len(pair) - 2, ()).ids
+    assert (len(cut), cut.tolist().count(2)) == (len(pair) - 2, 3)
+    _, made = answers.read([Question("q", first, second)], tokenizer, TaskDataConfig(seq_len=64))
+    assert made.ids[0].tolist() == pair.tolist()
 
 
 def test_an_unknown_label_is_minus_one() -> None:
