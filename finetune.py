@@ -34,7 +34,7 @@ from bertjax.model.assembly import OF_TEXTS, Blueprint, classifier_heads
 from bertjax.model.encoder import check_mesh
 from bertjax.model.params import Params
 from bertjax.tasks import answers, batches, choices, classification, multilabel, regression, running, tagging
-from bertjax.tasks.sweep import Read, shared, sweep
+from bertjax.tasks.sweep import Read, read_once, sweep
 from bertjax.tasks.task import Chosen, Outputs, Task, files_of, row_length
 from bertjax.training import optimizers, step
 from bertjax.training.checkpoints import Checkpoints, best_step, load_params
@@ -123,6 +123,7 @@ def run(c: FinetuneConfig, workdir: str | Path, read: Read | None = None) -> dic
             best_outputs: dict[int, Outputs] = {}  # by their step; none before this process has found a best
             attention = running.attention_of(compiled_config, train, padded, c.train.precision, mesh)
             say_what_runs(task, c, mesh, attention, start, steps)
+            remove_final(folder, goes_on=start < last)
 
             # 5. The loop, as in train.py; evaluations come with a checkpoint, so that the best one can be kept.
             eval_at = evaluation_steps(per_epoch, c.train.evals_per_epoch)
@@ -230,7 +231,7 @@ def metric_of(c: FinetuneConfig, task: Task) -> str:
 
 
 def figures_of(task: Task, found: Mapping[str, Outputs], chosen: Chosen) -> dict[str, dict[str, float]]:
-    """Returns the figures of each labelled file by its name; the validation file's first, with its baselines."""
+    """Returns the figures of the validation file, with its baselines, and of those to evaluate, by name."""
     names = ["validation", *sorted(found.keys() - {"validation", "test"})]
     figures = {name: task.figures(task.parts[name], found[name], chosen) for name in names}
     figures["validation"] |= dict(chosen) | dict(task.baselines)
@@ -260,6 +261,12 @@ def write_results(
         runs.write_json(folder.files / report.FINAL, final)
         hosts.say(f"the report is {folder.path / report.write_report(folder.files).name}")
     hosts.wait_for_all("the report is written")
+
+
+def remove_final(folder: storage.Folder, *, goes_on: bool) -> None:
+    """Removes the final figures of a run that was at its end, and is not any more."""
+    if goes_on and hosts.is_first():
+        (folder.files / report.FINAL).unlink(missing_ok=True)
 
 
 def write_predictions(
@@ -308,7 +315,7 @@ def main() -> None:
     c, workdir = command_line.parse(FinetuneConfig, __doc__ or "", rest)
     with reported(), hosts.joined(c.mesh):
         if flag.sweep:
-            sweep(c, workdir, functools.partial(run, read=shared(read_task)))
+            sweep(c, workdir, functools.partial(run, read=read_once(read_task)))
         else:
             run(c, workdir)
 

@@ -143,7 +143,7 @@ def make_work(phase: Phase, mesh: jax.sharding.Mesh) -> budget.Work:
     batch_of = data.training_batches(corpus, c.data, rows=held.numbers, batch_size=c.train.batch_size, seed=phase.seed)
     held_out = data.evaluation_batches(corpus, c.data, batch_size=c.train.batch_size, limit=c.train.eval_rows)
     _, _, train_step, eval_step = make_pretraining(c, next_sentence=corpus.next_sentence)
-    eval_step = programs.shared(eval_step, mesh)  # that of a budget's measurement and of every phase
+    eval_step = programs.shared(eval_step, mesh)  # of a budget's measurement, of phases with rows of one shape
     return budget.Work(
         batch_of,
         lambda s: step.to_mesh(batch_of(s), mesh, held=held),

@@ -103,12 +103,12 @@ measured prepare "$python" -c "from bertjax.cli import main; main()" prepare "$t
     --seq-len "${lengths[0]}"
 measured pretraining "$python" train.py "--config=$out/base.py" "--workdir=$out/runs/base" "${tiny[@]}" \
     "--data.path=$out/corpus" "--data.seq_len=${lengths[0]}" "${run[@]}"
-measured profile "$python" -m benchmarks.trace "$out/runs/base"
 for name in "${learned[@]}"; do
     folder=$tasks/${name%:*} config=${name#*:}
     measured "finetuning-$config" "$python" finetune.py "--config=configs/finetune/$config.py" \
         "--workdir=$out/runs/$config" "--init_from=$out/runs/base" "--data.train=$(one "$folder" train.tsv)" \
         "--data.validation=$(one "$folder" dev.tsv)" "${task[@]}"
 done
+measured profile "$python" -m benchmarks.trace "$out/runs/base"
 measured inference "$python" -m benchmarks.inference "$out/runs/base" "${buckets[@]}"
 echo "done after $SECONDS s: $out" >&2

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from benchmarks.alternation import Trial
 from bertjax import backend, sharding
-from bertjax.config import Config
+from bertjax.config import Config, MeshConfig
 from bertjax.data.batches import Batch
 from bertjax.errors import UserError
 from bertjax.model import kernels
@@ -35,13 +35,13 @@ def our_step(
 ) -> Trial:
     """Returns the step of a run of this config on this batch, after `change`, if there is one, replaced some part.
 
-    It has all devices unless their number is given.
+    It has the config's mesh on all devices, or, if their number is given, its rows cut over so many.
     """
     if change is not None:
         change()
     backend.start()
     jax.config.update("jax_enable_compilation_cache", False)  # the time to compile is one of the figures
-    mesh = sharding.make_mesh(c.mesh, jax.devices()[:devices])
+    mesh = sharding.make_mesh(c.mesh if devices is None else MeshConfig(), jax.devices()[:devices])
     sharding.check_batch(c.train.batch_size, mesh, microbatches=c.train.microbatches)
     jax.set_mesh(mesh)
     if c.train.precision == "auto":

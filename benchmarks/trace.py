@@ -2,10 +2,11 @@
 
     python -m benchmarks.trace RUN
 
-RUN is a workdir of train.py with --train.profile_from=a --train.profile_steps=n, or any folder with one trace by
-jax.profiler. Prints a JSON line about the program that took the most time, on one device: how often it ran, the seconds
-between the first start and the last end of an operation, the share of them in which any was at work, and the seconds
-of each kind of operation, without those of operations within it; what runs at the same time counts twice there.
+RUN is a workdir of train.py with --train.profile_from=a --train.profile_steps=n, or any folder with traces by
+jax.profiler: the newest counts, of several hosts' the first. Prints a JSON line about the program that took the most
+time, on the first GPU or TPU, or on all CPU devices together: how often it ran, if the trace tells, the seconds between
+the first start and the last end of an operation, the share of them in which any was at work, and the seconds of each
+kind of operation, without those of operations within it; what runs at the same time counts twice there.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class Operation(NamedTuple):
     name: str
     program: str
     run: Any
-    """By which runs of the program are told apart."""
+    """By which runs of the program are told apart, None where the trace does not tell."""
     start: float
     end: float
     alone: float
@@ -100,13 +101,16 @@ def _sums(parts: Iterable[tuple[str, float]]) -> dict[str, float]:
 
 
 def account(folder: Path) -> dict[str, Any]:
-    """Returns the figures. Raises: UserError unless there is one trace, with operations in it."""
-    files = sorted(folder.rglob("*.xplane.pb"))
-    if len(files) != 1:
-        raise UserError(f"{folder} has {len(files)} traces (*.xplane.pb); name a folder that has one")
-    found = operations(ProfileData.from_file(str(files[0])))
+    """Returns the figures. Raises: UserError unless there is a trace, with operations in it."""
+    by_host: dict[Path, list[Path]] = {}
+    for file in sorted(folder.rglob("*.xplane.pb")):
+        by_host.setdefault(file.parent, []).append(file)
+    if not by_host:
+        raise UserError(f"{folder} has no trace (*.xplane.pb); name a run with --train.profile_from")
+    file, *_ = by_host[max(by_host)]  # the folders are named by the time
+    found = operations(ProfileData.from_file(str(file)))
     if not found:
-        raise UserError(f"{files[0]} has no operation of XLA; profile steps that ran")
+        raise UserError(f"{file} has no operation of XLA; profile steps that ran")
     of_programs = _sums((one.program, one.alone) for one in found)
     program = next(iter(of_programs))
     found = [one for one in found if one.program == program]
@@ -114,8 +118,8 @@ def account(folder: Path) -> dict[str, Any]:
     span = max(one.end for one in found) - min(one.start for one in found)
     listed = dict(itertools.islice(kinds.items(), MOST))
     return {
-        "program": program,
-        "runs": len({one.run for one in found}),
+        "program": program or None,
+        "runs": len({one.run for one in found} - {None}) or None,
         "seconds": span / 1e9,
         "busy": busy(found) / span if span else 1.0,
         "operations": listed,

@@ -26,7 +26,7 @@ ONEDNN = "--xla_cpu_experimental_onednn_custom_call=true"
 DEVICES = Path("/dev")
 GPUS = ("nvidia[0-9]*", "dxg", "kfd")
 """Linux's names for those of NVIDIA, also under Windows, and of AMD."""
-TPUS = ("accel*", "vfio/[0-9]*")
+TPUS = ("accel[0-9]*", "vfio/[0-9]*")
 
 # Parameters of glibc's mallopt(3), as malloc.h numbers them.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
@@ -83,14 +83,18 @@ def only_cpus() -> bool:
     """Tells it without starting jax's backend, whose threads would bring their own heaps before they are forbidden."""
     if platforms := jax.config.values["jax_platforms"]:
         return bool(platforms == "cpu")
-    plugins = importlib.metadata.entry_points(group="jax_plugins") or importlib.util.find_spec("libtpu")
-    # Installed says little: libtpu also compiles for pods that are elsewhere.
-    return not plugins or (sys.platform == "linux" and not _is_there(GPUS + TPUS))
+    plugins = {plugin.name for plugin in importlib.metadata.entry_points(group="jax_plugins")}
+    of_gpus = {name for name in plugins if "cuda" in name or "rocm" in name}
+    # Installed says little: libtpu also compiles for pods that are elsewhere. What others need is not known here.
+    gpus = of_gpus and (sys.platform != "linux" or _is_there(GPUS))
+    return not (gpus or has_tpus() or plugins - of_gpus)
 
 
 def has_tpus() -> bool:
     """Tells it without starting jax's backend, which takes them for this process alone."""
-    return importlib.util.find_spec("libtpu") is not None and _is_there(TPUS)
+    platforms = jax.config.values["jax_platforms"]
+    wanted = not platforms or "tpu" in platforms.split(",")
+    return wanted and importlib.util.find_spec("libtpu") is not None and _is_there(TPUS)
 
 
 def _is_there(names: Sequence[str]) -> bool:

@@ -152,7 +152,9 @@ class Model:
     @property
     def of_pairs(self) -> bool | None:
         """Whether it was fine-tuned on pairs of texts; None where that is not known."""
-        return None if self.reading is None else self.reading.second is not None
+        if self.reading is None or self.task not in OF_TEXTS:
+            return None
+        return self.reading.second is not None
 
     @property
     def _windows(self) -> TaskDataConfig:

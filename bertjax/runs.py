@@ -121,8 +121,8 @@ def check_tokenizer(workdir: str | Path) -> None:
     made_with = read_record(workdir).get("tokenizer")
     if made_with is not None and checksum(_tokenizer_file(workdir)) != made_with:
         raise UserError(
-            f"{_tokenizer_file(workdir)} is not what the run was made with: its weights are of other ids; put the run's"
-            " own tokenizer there"
+            f"{_tokenizer_file(workdir)} is not the file that the run was made with, and its weights may be of other"
+            " ids; put the run's own there"
         )
 
 
@@ -177,7 +177,7 @@ def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         if (path.parent / "sweep.json").is_file():
             raise UserError(
-                f"{path.parent} holds a sweep; name a run's folder in it: sweep.txt there says which is best"
+                f"{path.parent} holds a sweep; name a run's folder in it: sweep.tsv there has the figures of each"
             )
         raise UserError(f"{path} does not exist; is {path.parent} the workdir of a run?")
     try:

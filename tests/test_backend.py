@@ -58,23 +58,41 @@ def test_products_are_onednns_where_there_are_only_cpus_and_the_users_flags_coun
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names of Linux's devices")
-@pytest.mark.parametrize(("name", "tpu"), [("nvidia0", False), ("kfd", False), ("accel0", True), ("vfio/0", True)])
-def test_an_installed_plugin_is_no_accelerator_without_its_device(
-    name: str, tpu: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("plugins", "libtpu", "devices", "platforms", "cpus", "tpus"),
+    [
+        ([], False, ["nvidia0", "accel0"], "", True, False),
+        (["xla_cuda12"], False, [], "", True, False),
+        (["xla_cuda12"], False, ["nvidia0"], "", False, False),
+        (["xla_rocm60"], False, ["kfd"], "", False, False),
+        (["xla_cuda13"], False, ["nvidiactl", "vfio/vfio"], "", True, False),
+        ([], True, ["nvidia0"], "", True, False),  # libtpu for `bertjax plan`, beside a GPU that jax cannot use
+        ([], True, ["accel/accel0"], "", True, False),  # an NPU's
+        ([], True, ["accel0"], "", False, True),
+        ([], True, ["vfio/0"], "tpu,cpu", False, True),
+        ([], True, ["vfio/0"], "cpu", True, False),
+        (["neuron"], False, [], "", False, False),  # who knows what it needs
+    ],
+)
+def test_an_accelerator_is_a_plugin_with_its_device(
+    plugins: list[str],
+    libtpu: bool,
+    devices: list[str],
+    platforms: str,
+    cpus: bool,
+    tpus: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """`bertjax plan` needs libtpu where there are only CPUs."""
+    for device in devices:
+        (tmp_path / device).parent.mkdir(exist_ok=True)
+        (tmp_path / device).touch()
     monkeypatch.setattr(backend, "DEVICES", tmp_path)
-    monkeypatch.setattr(backend.jax, "config", SimpleNamespace(values={"jax_platforms": None}))
-    monkeypatch.setattr(importlib.util, "find_spec", lambda _: "there")
-    for other in ("null", "nvidiactl", "vfio/vfio"):
-        (tmp_path / other).parent.mkdir(exist_ok=True)
-        (tmp_path / other).touch()
-    assert (backend.only_cpus(), backend.has_tpus()) == (True, False)
-    (tmp_path / name).touch()
-    assert (backend.only_cpus(), backend.has_tpus()) == (False, tpu)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    monkeypatch.setattr(importlib.metadata, "entry_points", lambda **_: [])
-    assert (backend.only_cpus(), backend.has_tpus()) == (True, False)
+    monkeypatch.setattr(backend.jax, "config", SimpleNamespace(values={"jax_platforms": platforms}))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: (name == "libtpu" and libtpu) or None)
+    found = [SimpleNamespace(name=name) for name in plugins]
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda **_: found)
+    assert (backend.only_cpus(), backend.has_tpus()) == (cpus, tpus)
 
 
 @pytest.mark.parametrize(

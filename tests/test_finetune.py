@@ -394,7 +394,7 @@ def test_a_smaller_tokenizer_that_is_not_the_models_is_said(
 ) -> None:
     shutil.copytree(finished, tmp_path / "mixed")
     Tokenizer.train(["rain and snow"] * 2, vocab_size=100).save(tmp_path / "mixed" / "tokenizer")
-    with pytest.raises(UserError, match=r"tokenizer.json is not what the run was made with"):
+    with pytest.raises(UserError, match=r"tokenizer.json is not the file that the run was made with"):
         finetune.run(dataclasses.replace(task_config, init_from=str(tmp_path / "mixed")), tmp_path / "run")
 
 

@@ -116,7 +116,7 @@ def test_a_tokenizer_that_is_not_the_runs_own_is_refused(tmp_path: Path, tokeniz
     assert other.vocab_size <= tokenizer.vocab_size
     other.save(workdir / "tokenizer")
     runs.open_workdir(workdir, CONFIG, FACTS, tokenizer)  # going on does not make it the run's own
-    with pytest.raises(UserError, match=r"run/tokenizer/tokenizer.json is not what the run was made with"):
+    with pytest.raises(UserError, match=r"run/tokenizer/tokenizer.json is not the file that the run was made with"):
         runs.check_tokenizer(workdir)
     path = workdir / "config.json"
     record = json.loads(path.read_text())

@@ -207,7 +207,8 @@ class Tokenizer:
     @functools.cached_property
     def fingerprint(self) -> str:
         """A hash of the vocabulary and of how text is read: equal ones give equal ids."""
-        text = "\n".join([repr(_settings(self._backend)), f"cased={self.cased}", *self.pieces])
+        parted = [] if len(self.between_ids) == 1 else [f"between={self.between_ids}"]
+        text = "\n".join([repr(_settings(self._backend)), f"cased={self.cased}", *parted, *self.pieces])
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 

@@ -26,8 +26,8 @@ from bertjax.tasks.task import Task
 from bertjax.training.metrics import Diverged
 
 Read = Callable[[FinetuneConfig, Tokenizer], Task]
-SHARED = {"init_from", "data.train", "data.validation", "train.patience"}
-"""Settings that may change when a run goes on, but not within a sweep, where others begin with them."""
+FIXED = {"init_from", "data.train", "data.validation", "train.patience"}
+"""Settings that a run may change when it goes on, but no sweep: its runs would differ in more than it says."""
 
 
 class Settings(NamedTuple):
@@ -83,11 +83,11 @@ def sweep(
     return results
 
 
-def shared(read: Read) -> Read:
+def read_once(read: Read) -> Read:
     """Returns `read` for the runs of one sweep, which share the task; where the seed draws examples, those of one."""
     tasks: dict[int | None, Task] = {}
 
-    def read_once(c: FinetuneConfig, tokenizer: Tokenizer) -> Task:
+    def task_of(c: FinetuneConfig, tokenizer: Tokenizer) -> Task:
         drawn = c.data.examples is not None or c.data.examples_per_class is not None
         seed = c.train.seed if drawn else None
         if seed not in tasks:
@@ -95,7 +95,7 @@ def shared(read: Read) -> Read:
             tasks[seed] = read(c, tokenizer)
         return tasks[seed]
 
-    return read_once
+    return task_of
 
 
 def _values(c: FinetuneConfig) -> tuple[tuple[Any, ...], ...]:
@@ -127,7 +127,7 @@ def _opened(workdir: Path, c: FinetuneConfig) -> list[Result]:
         results = [Result(Settings(**one["settings"]), one["figures"]) for one in record["runs"]]
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise UserError(f"{path} is not the record of a sweep ({error!r}); use a new workdir") from error
-    refused = runs.not_free(changes, FinetuneConfig).keys() | SHARED & changes.keys()
+    refused = runs.not_free(changes, FinetuneConfig).keys() | FIXED & changes.keys()
     if refused:
         shown = "; ".join(f"{name} was {changes[name][0]!r}, now {changes[name][1]!r}" for name in sorted(refused))
         raise UserError(f"{workdir} holds a sweep with other settings: {shown}. Use another workdir, or the old values")
@@ -144,7 +144,7 @@ def _keep(workdir: Path, c: FinetuneConfig, results: Sequence[Result]) -> str:
         table.writerow([*Settings._fields, *figures])
         for result in sorted(results, key=_order):
             table.writerow([*result.settings, *(result.figures.get(name, "") for name in figures)])
-    metric = runs.read_facts(workdir / results[0].settings.folder)["metric"]
+    metric = runs.read_facts(workdir / results[-1].settings.folder)["metric"]  # of the run that has just ended
     text = summary(results, metric)
     (workdir / "sweep.txt").write_text(text + "\n", encoding="utf-8")
     kept = best(results, metric)

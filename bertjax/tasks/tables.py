@@ -108,8 +108,11 @@ def _read_csv(
 ) -> Iterator[Row]:
     first = next(lines, "")
     outside = "".join(first.split('"')[::2])  # of quotes
-    read = _read_tsv if "\t" in outside and "," not in outside else _read_commas
-    return read(path, itertools.chain([first], lines), columns, optional, wrong)
+    several = {*columns, *filter(str.isdecimal, optional)} != {"0"}  # the text of a table of one column may have a tab
+    tabs = several and "\t" in outside and "," not in outside
+    if tabs:
+        hosts.say(f"{path}: tabs part its columns, it is read as a .tsv")
+    return (_read_tsv if tabs else _read_commas)(path, itertools.chain([first], lines), columns, optional, wrong)
 
 
 def _read_commas(

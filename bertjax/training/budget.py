@@ -97,17 +97,13 @@ def measure(c: Config, works: Sequence[Work], first_state: Callable[[], TrainSta
 
     The step depends on the number of steps, so it will be compiled again: that counts as the start.
     """
-    with _compiling_anew():
-        return _measure(c, works, first_state, folder)
-
-
-def _measure(c: Config, works: Sequence[Work], first_state: Callable[[], TrainState], folder: storage.Folder) -> Speed:
-    with _timed() as first:
+    with _compiling_anew(), _timed() as first:
         state = jax.block_until_ready(first_state())
     start, steps, evaluations = first(), [], []
     for work, (_, part) in zip(works, c.by_phase(), strict=True):
         coming = data.prefetched(work.send, range(10**9), threads=part.data.threads, ahead=part.data.prefetch)
-        state, first_step = _seconds_a_step(work, state, coming, 1)
+        with _compiling_anew():
+            state, first_step = _seconds_a_step(work, state, coming, 1)
         state, pace = _seconds_a_step(work, state, coming, FEWEST)
         count = max(FEWEST, int(SHARE * c.train.budget_seconds / len(works) / hosts.of_first(pace)))
         state, step = _seconds_a_step(work, state, coming, count)

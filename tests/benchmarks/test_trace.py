@@ -69,5 +69,10 @@ def test_the_account_of_a_real_trace(tmp_path: Path) -> None:
     assert (found["program"], found["runs"]) == ("jit_step", 3)
     assert 0 < sum(found["operations"].values()) <= 2 * found["seconds"]
     assert 0 < found["busy"] <= 1
-    with pytest.raises(UserError, match="has 0 traces"):
+    (newest,) = tmp_path.rglob("*.xplane.pb")
+    (newest.parent.parent / "2020_01_01_00_00_00").mkdir()
+    (newest.parent.parent / "2020_01_01_00_00_00" / "a.xplane.pb").write_bytes(b"")  # an older one
+    (newest.parent / f"{newest.name}.xplane.pb").write_bytes(b"")  # another host's
+    assert trace.account(tmp_path) == found
+    with pytest.raises(UserError, match="has no trace"):
         trace.account(tmp_path / "elsewhere")

@@ -270,7 +270,6 @@ def test_a_kernel_that_cannot_is_an_error(c: ModelConfig, message: str) -> None:
     [
         ("splash", dataclasses.replace(TPU, positions=100), "rows of a multiple of 128 positions, not of 100"),
         ("cudnn", dataclasses.replace(H100, dtype="float32"), "bfloat16, not in float32"),
-        ("cudnn", dataclasses.replace(H100, device_kind="NVIDIA GeForce RTX 2080 Ti"), "from Ampere (A100) on, not on"),
         ("cudnn", dataclasses.replace(H100, device_kind="Tesla V100-SXM2-16GB"), "from Ampere (A100) on, not on Tesla"),
         ("cudnn", dataclasses.replace(H100, head_width=20), "multiple of 8 up to 128, not 20"),
         ("cudnn", dataclasses.replace(H100, most_spans=None), "the most spans are known"),
@@ -279,6 +278,17 @@ def test_a_kernel_that_cannot_is_an_error(c: ModelConfig, message: str) -> None:
 )
 def test_why_a_kernel_cannot(asked: kernels.Kernel, case: kernels.Case, reason: str) -> None:
     assert reason in str(kernels.obstacle(asked, case))
+
+
+@pytest.mark.parametrize("name", ["A100-SXM4-80GB", "GeForce RTX 2050", "RTX 2000 Ada Generation", "RTX A6000", "L40S"])
+def test_cudnn_can_from_ampere_on(name: str) -> None:
+    assert kernels.obstacle("cudnn", dataclasses.replace(H100, device_kind=f"NVIDIA {name}")) is None
+
+
+@pytest.mark.parametrize("name", ["GeForce RTX 2080 Ti", "T4G", "T1000 8GB", "GeForce MX450", "TITAN RTX"])
+def test_cudnn_cannot_before_ampere(name: str) -> None:
+    case = dataclasses.replace(H100, device_kind=f"NVIDIA {name}")
+    assert kernels.obstacle("cudnn", case) == f"runs on NVIDIA GPUs from Ampere (A100) on, not on NVIDIA {name}"
 
 
 def test_a_check_that_passes_returns_what_computes() -> None:

@@ -12,7 +12,7 @@ import pytest
 from bertjax import report, runs
 from bertjax.config import FinetuneConfig, SweepConfig, TaskDataConfig
 from bertjax.errors import UserError
-from bertjax.tasks.sweep import Result, Settings, configured, shared, summary, sweep
+from bertjax.tasks.sweep import Result, Settings, configured, read_once, summary, sweep
 from bertjax.training.metrics import Diverged
 
 CONFIG = FinetuneConfig(
@@ -111,7 +111,7 @@ def test_the_best_run_is_that_of_all_whatever_is_asked_for(
 
 def test_a_sweep_is_no_run_and_says_so(tmp_path: Path, run: Run) -> None:
     sweep(CONFIG, tmp_path, run)
-    with pytest.raises(UserError, match=r"holds a sweep; name a run's folder in it: sweep.txt there"):
+    with pytest.raises(UserError, match=r"holds a sweep; name a run's folder in it: sweep.tsv there"):
         report.write_report(tmp_path)
 
 
@@ -162,7 +162,7 @@ def test_runs_that_learn_from_the_same_examples_read_them_once(examples: dict[st
         read.append(c.train.seed)
         return object()
 
-    c, once = dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, **examples)), shared(task)  # type: ignore[arg-type]
+    c, once = dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, **examples)), read_once(task)  # type: ignore[arg-type]
     tokenizer: Any = None
     tasks = [once(configured(c, Settings(lr, 16, 2, seed)), tokenizer) for seed in (0, 1) for lr in (5e-5, 2e-5)]
     assert read == seeds_read

@@ -35,16 +35,16 @@ def test_txt_is_tsv(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("x, y\t1\nz\t2\n", [("x",), ("z\t2",)]),  # a comma outside of quotes parts the columns
-        ('"x, y"\t1\nz "w\t2\n', [('"x, y"',), ('z "w',)]),
-        ("\tx\n\n,y\tz\n", [("",), (",y",)]),
-        ('"x\ty"\nz\n', [("x\ty",), ("z",)]),  # the tab is within quotes
+        ("x, y\t1\nz, w\t2\n", [("x", " y\t1"), ("z", " w\t2")]),  # a comma outside of quotes parts the columns
+        ('"x, y"\t1\nz "w\t2\n', [('"x, y"', "1"), ('z "w', "2")]),
+        ("\tx\n\n,y\tz\n", [("", "x"), (",y", "z")]),
+        ('"x\ty",1\nz,2\n', [("x\ty", "1"), ("z", "2")]),  # the tab is within quotes
     ],
 )
 def test_a_csv_whose_first_line_has_tabs_and_no_comma_is_a_tsv(
-    tmp_path: Path, text: str, expected: list[tuple[str]]
+    tmp_path: Path, text: str, expected: list[tuple[str, str]]
 ) -> None:
-    assert values(write(tmp_path / "a.csv", text), ["0"]) == expected
+    assert values(write(tmp_path / "a.csv", text), ["0", "1"]) == expected
 
 
 def test_a_field_of_a_csv_may_be_long(tmp_path: Path) -> None:
@@ -62,6 +62,11 @@ def test_csv_takes_quotes_as_quotes(tmp_path: Path) -> None:
 def test_jsonl_keeps_types(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", '\ufeff{"text": "a", "label": 1}\n\n{"label": null, "text": "b"}\n')
     assert values(path, ["text", "label"]) == [("a", 1), ("b", None)]
+
+
+def test_a_csv_of_one_column_is_none_of_tabs(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", 'I like\tthis film\n"quoted, text"\n')
+    assert values(path, ["0"], ["label"]) == [("I like\tthis film", None), ("quoted, text", None)]
 
 
 def test_columns_by_number_need_no_header(tmp_path: Path) -> None:
