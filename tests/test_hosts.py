@@ -139,7 +139,7 @@ def test_processes_measure_together_and_agree_on_what_the_first_found(config: Co
     with Processes(short, tmp_path / "run", 2) as processes:
         ends = processes.ends()
     assert [code for code, _ in ends] == [1, 1], ends
-    first, second = (said.split(": ", 1)[1] for _, said in ends)
+    first, second = (said.splitlines()[-1].split(": ", 1)[1] for _, said in ends)
     assert first == second
     assert first.startswith("error: train.budget=1s leaves 0 s, but the shortest run, of steps=1, takes ")
     assert not (tmp_path / "run" / "config.json").exists()
@@ -206,5 +206,6 @@ def test_a_process_with_another_config_is_named_by_all(config: Config, tmp_path:
         ends = processes.ends()
     for number, (code, said) in enumerate(ends):
         assert code == 1
-        assert said.startswith(f"process {number}: error: process 1 has another train.seed than process 0; start all")
+        last = said.splitlines()[-1]
+        assert last.startswith(f"process {number}: error: process 1 has another train.seed than process 0; start all")
     assert jax.process_count() == 1

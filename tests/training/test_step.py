@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 from bertjax import sharding
-from bertjax.config import Config, MeshConfig, ModelConfig, OptimizerConfig
+from bertjax.config import Config, DataConfig, MeshConfig, ModelConfig, OptimizerConfig
 from bertjax.model.pretraining import BertForPretraining
 from bertjax.training import optimizers, step
 from bertjax.training.losses import pretraining_loss
@@ -78,7 +78,7 @@ def test_the_loss_is_a_mean_over_the_global_batch(model_config: ModelConfig, bat
 
 def test_a_step_takes_the_states_memory(model_config: ModelConfig, batch: dict[str, np.ndarray]) -> None:
     mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:1])
-    c = Config(model=model_config, optimizer=OPTIMIZER)
+    c = Config(model=model_config, data=DataConfig(seq_len=16, max_predictions=3), optimizer=OPTIMIZER)
     with jax.set_mesh(mesh):
         made = make_pretraining(c, next_sentence=True)
         state = step.first_state(step.fresh_params(made.make_model, 0), made.optimizer)
