@@ -14,7 +14,7 @@ from bertjax.config import OptimizerConfig
 from bertjax.planning import hardware
 from bertjax.training import losses, optimizers
 
-ROWS, PREDICTED, WIDTH, ENTRIES = 16, 20, 256, 8192
+ROWS, PREDICTED, WIDTH, ENTRIES = 64, 80, 128, 30592  # more than the memory on the chip that XLA may put arrays into
 
 
 @pytest.fixture(scope="module")
