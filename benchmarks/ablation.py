@@ -155,7 +155,9 @@ def plain_allocator() -> None:
 def contender(v: Variant, c: Config, batch: Batch, next_sentence: bool) -> Contender:
     """Returns how a variant is made."""
     batch = with_every_position(batch) if v.every_position else batch
-    return Contender(our_step, (with_fields(c, v.fields), batch, next_sentence, v.change, v.donate), v.environment)
+    return Contender(
+        our_step, (with_fields(c, v.fields), batch, next_sentence, None, v.change, v.donate), v.environment
+    )
 
 
 def measure(a: Arguments) -> Iterator[dict[str, Any]]:

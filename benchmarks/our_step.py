@@ -29,9 +29,9 @@ def our_step(
     c: Config,
     batch: Batch,
     next_sentence: bool,
+    devices: int | None = None,
     change: Change | None = None,
     donate: bool = True,
-    devices: int | None = None,
 ) -> Trial:
     """Returns the step of a run of this config on this batch, after `change`, if there is one, replaced some part.
 

@@ -117,7 +117,7 @@ def measure(a: Arguments) -> dict[str, Any]:
     contenders: dict[str, Contender] = {}
     for precision in a.precisions:
         contenders[f"products_{precision}"] = Contender(our_products, (precision,))
-        ours = (in_precision(c, precision), batch, next_sentence, None, True, 1 if a.against else None)
+        ours = (in_precision(c, precision), batch, next_sentence, 1 if a.against else None)
         contenders[f"ours_{precision}"] = Contender(our_step, ours)
     found: dict[str, Any] = {}
     if a.against:

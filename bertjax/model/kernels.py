@@ -26,9 +26,8 @@ Kernel = Literal["xla", "cudnn", "splash"]
 LANES = 128  # of a TPU: splash's blocks are multiples of it
 BLOCKS = (512, 384, 256, 128)  # positions a block of splash, the largest that divides the row; unmeasured
 WIDEST = 128  # head width up to which cuDNN has it before Hopper
-BEFORE_AMPERE = re.compile(
-    r"\b(GTX|MX\d{3}|Quadro|RTX 20[678]0|T4G?|T\d{3,4}|TITAN)\b"
-)  # older data centre GPUs are called Tesla
+# NVIDIA's names of what cuDNN's attention does not run on; data centre GPUs of that time begin with Tesla.
+BEFORE_AMPERE = re.compile(r"\b(GTX|MX\d{3}|Quadro|RTX 20[678]0|T4G?|T\d{3,4}|TITAN)\b")
 HOPPER_ON = re.compile(r"\b(G?H[12]0\d|G?B[123]\d\d|RTX PRO)\b")
 CUDNN_PRIMITIVE = "dot_product_attention_fwd_wrapper"  # JAX's, for cuDNN's forward pass
 

@@ -54,6 +54,19 @@ MRPC_READ = [('"No", he said.', 'He said "no.', "1"), ("It rose 5 %.", "It fell.
 PAIRS = ("0|It rains.|It is wet.|", "1|He said \"no.|He didn't.|")
 PAIRS_READ = [("It rains.", "It is wet."), ('He said "no.', "He didn't.")]
 
+
+def numbered_pairs(page: str, columns: str, *labels: str) -> Layout:
+    """Returns GLUE's layout of QNLI, RTE and WNLI."""
+    return Layout(
+        page,
+        "train.tsv",
+        tabs(f"index|{columns}|label", *map("".join, zip(PAIRS, labels, strict=True))),
+        [(*read, label) for read, label in zip(PAIRS_READ, labels, strict=True)],
+        tabs(f"index|{columns}", PAIRS[0][:-1]),
+        [(*PAIRS_READ[0], None)],
+    )
+
+
 LAYOUTS = [
     Layout(
         "cola",
@@ -149,30 +162,9 @@ LAYOUTS = [
         tabs("index|sentence1|sentence2", "0|The cat sat.|The cat did not sit."),
         [("The cat sat.", "The cat did not sit.", None)],
     ),
-    Layout(
-        "qnli",
-        "train.tsv",
-        tabs("index|question|sentence|label", PAIRS[0] + "entailment", PAIRS[1] + "not_entailment"),
-        [(*PAIRS_READ[0], "entailment"), (*PAIRS_READ[1], "not_entailment")],
-        tabs("index|question|sentence", PAIRS[0][:-1]),
-        [(*PAIRS_READ[0], None)],
-    ),
-    Layout(
-        "rte",
-        "train.tsv",
-        tabs("index|sentence1|sentence2|label", PAIRS[0] + "entailment", PAIRS[1] + "not_entailment"),
-        [(*PAIRS_READ[0], "entailment"), (*PAIRS_READ[1], "not_entailment")],
-        tabs("index|sentence1|sentence2", PAIRS[0][:-1]),
-        [(*PAIRS_READ[0], None)],
-    ),
-    Layout(
-        "wnli",
-        "train.tsv",
-        tabs("index|sentence1|sentence2|label", PAIRS[0] + "1", PAIRS[1] + "0"),
-        [(*PAIRS_READ[0], "1"), (*PAIRS_READ[1], "0")],
-        tabs("index|sentence1|sentence2", PAIRS[0][:-1]),
-        [(*PAIRS_READ[0], None)],
-    ),
+    numbered_pairs("qnli", "question|sentence", "entailment", "not_entailment"),
+    numbered_pairs("rte", "sentence1|sentence2", "entailment", "not_entailment"),
+    numbered_pairs("wnli", "sentence1|sentence2", "1", "0"),
     Layout(
         "swag",
         "train.csv",
