@@ -174,7 +174,7 @@ def measure(a: Arguments) -> Iterator[dict[str, Any]]:
         contenders = {
             name: contender(v, c, batch, next_sentence) for name, v in ({"default": Variant()} | some).items()
         }
-        timings = alternate(contenders, rounds=a.rounds, turn_seconds=a.turn_seconds)
+        timings = alternate(contenders, rounds=a.rounds, turn_seconds=a.turn_seconds, at_once=a.at_once)
         for name in some:
             timing, default = timings[name], timings["default"]
             speeds = {"tokens_per_second": tokens / timing.median, "of_default": tokens / default.median}

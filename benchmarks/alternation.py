@@ -53,22 +53,34 @@ class Timing(NamedTuple):
         return min(self.seconds)
 
 
-def alternate(contenders: Mapping[str, Contender], *, rounds: int, turn_seconds: float) -> dict[str, Timing]:
+def alternate(
+    contenders: Mapping[str, Contender], *, rounds: int, turn_seconds: float, at_once: bool = False
+) -> dict[str, Timing]:
     """Returns the timing of each: in every round each has a turn, of as many steps as take about `turn_seconds`.
 
+    They are made one after the other, or `at_once`, which is sooner on many cores and disturbs what making measures.
     TPUs admit one process: there each has all of its turns before the next one is made.
     """
     together = [{name: one} for name, one in contenders.items()] if backend.has_tpus() else [contenders]
     timings: dict[str, Timing] = {}
     for some in together:
-        timings |= _alternate(some, rounds, turn_seconds)
+        timings |= _alternate(some, rounds, turn_seconds, at_once)
     return timings
 
 
-def _alternate(contenders: Mapping[str, Contender], rounds: int, turn_seconds: float) -> dict[str, Timing]:
+def _alternate(
+    contenders: Mapping[str, Contender], rounds: int, turn_seconds: float, at_once: bool
+) -> dict[str, Timing]:
     with contextlib.ExitStack() as stack:
         processes = {name: stack.enter_context(_process()) for name in contenders}
-        warm = {name: processes[name].submit(_make, contender).result() for name, contender in contenders.items()}
+        makings = []
+        for name, contender in contenders.items():
+            makings.append(processes[name].submit(_make, contender))
+            if not at_once:
+                makings[-1].result()
+        for making in makings:
+            making.result()
+        warm = {name: process.submit(_run, 1).result() for name, process in processes.items()}
         steps = {name: max(1, round(turn_seconds / seconds)) for name, seconds in warm.items()}
         turns: dict[str, list[float]] = {name: [] for name in contenders}
         for _ in range(rounds):
@@ -94,11 +106,11 @@ def _process() -> concurrent.futures.ProcessPoolExecutor:
     return concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), leave_with_parent)
 
 
-def _make(contender: Contender) -> float:
+def _make(contender: Contender) -> None:
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # of a GPU, which the others need, too
     os.environ.update(contender.environment)
     _ready.append(contender.make(*contender.arguments))
-    return _run(1)
+    _run(1)
 
 
 def _run(steps: int) -> float:

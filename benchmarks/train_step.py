@@ -71,6 +71,8 @@ class Measured:
     """Turns that everyone has."""
     turn_seconds: float = 4.0
     """About how long a turn is; at least a step."""
+    at_once: bool = False
+    """Compiles all at the same time: sooner on many cores, but `compile_seconds` are not those of one alone."""
 
     def __post_init__(self) -> None:
         for name in ("rounds", "pairs_per_row"):
@@ -123,7 +125,7 @@ def measure(a: Arguments) -> dict[str, Any]:
     if a.against:
         theirs, found["left_out"] = their_contenders(a, c, batch, next_sentence)
         contenders |= theirs
-    timings = alternate(contenders, rounds=a.rounds, turn_seconds=a.turn_seconds)
+    timings = alternate(contenders, rounds=a.rounds, turn_seconds=a.turn_seconds, at_once=a.at_once)
     found |= shape(c, batch)
     products = {str(precision): best_products(timings, precision) for precision in PRECISIONS}
     found["products_tflops"] = {precision: reached / 1e12 for precision, reached in products.items() if reached}
