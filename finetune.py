@@ -44,7 +44,7 @@ from bertjax.training.patience import Waiting
 from bertjax.training.signals import StopRequest
 
 FEW_LAYERS = 6
-"""Up to so many are compiled one by one, which is faster on a CPU and compiles as quickly (docs/log.md)."""
+"""Up to so many blocks are compiled one by one, which is faster on a CPU and compiles as quickly (docs/log.md)."""
 
 TASKS: dict[str, Callable[[TaskDataConfig, Tokenizer, int], Task]] = {
     "classification": classification.make_task,
@@ -94,7 +94,7 @@ def run(c: FinetuneConfig, workdir: str | Path, read: Read | None = None) -> dic
         runs.open_workdir(folder.files, c, facts, tokenizer)
 
         # 3. What a step does.
-        unroll_layers = model_config.unroll_layers or model_config.layers <= FEW_LAYERS
+        unroll_layers = model_config.unroll_layers is True or model_config.layers <= FEW_LAYERS
         compiled_config = dataclasses.replace(model_config, unroll_layers=unroll_layers)
 
         def make_model(rngs: nnx.Rngs) -> nnx.Module:

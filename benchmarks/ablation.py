@@ -32,7 +32,7 @@ from bertjax.errors import UserError, reported
 from bertjax.model import encoder, layers
 from bertjax.sharding import BATCH
 
-ACT_BSHK = PartitionSpec(BATCH, None, "model", None)
+ACT_BSNHK = PartitionSpec(BATCH, None, None, "model", None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,15 +77,16 @@ def variants(c: Config) -> dict[str, Variant]:
     """Returns them by name; those that are as the config has it are left out."""
     other = "bfloat16" if c.train.precision == "float32" else "float32"
     of_backend = CPU_FLAGS if backend.only_cpus() else GPU_FLAGS
+    scanned = backend.has_tpus() if c.model.unroll_layers == "auto" else not c.model.unroll_layers
     found = {
         "gather": Variant(every_position=True),
-        "fused_qkv": Variant(change=separate_qkv),
+        "three_products": Variant(change=one_product),
         "padded_vocabulary": Variant(change=exact_vocabulary),
         "half_words": Variant(change=whole_words),
         "gelu_by_erf": Variant(change=gelu_by_erfc),
         "donation": Variant(donate=False),
         "kept_memory": Variant(change=plain_allocator),
-        "layers": Variant({"model": {"unroll_layers": not c.model.unroll_layers}}),
+        "layers": Variant({"model": {"unroll_layers": scanned}}),
         "precision": Variant({"train": {"precision": other}}),
         "attention_dropout": Variant({"model": {"attention_dropout": 0.0}}),
         "kernel": Variant({"model": {"attention_dropout": 0.0, "attention": "xla"}}),
@@ -95,7 +96,7 @@ def variants(c: Config) -> dict[str, Variant]:
         **{name: Variant(environment={"XLA_FLAGS": flags(flag)}) for name, flag in of_backend.items()},
     }
     if c.model.family != "bert":
-        del found["fused_qkv"]
+        del found["three_products"]
     return {name: v for name, v in found.items() if not v.fields or with_fields(c, v.fields) != c}
 
 
@@ -110,16 +111,12 @@ def with_fields(c: Config, groups: Mapping[str, dict[str, Any]]) -> Config:
     return dataclasses.replace(c, **changed)
 
 
-def separate_qkv() -> None:
-    """Makes three products of query, key and value out of one."""
+def one_product() -> None:
+    """Makes query, key and value in one product, which is cut apart."""
 
     def attention_inputs(self: Any, x_BSD: Any, _layer: Any) -> tuple[Any, Any, Any, None]:
-        def product(n: int) -> Any:
-            kernel_DHK, bias_HK = self.qkv.kernel[...][n], self.qkv.bias[...][n]
-            y_BSHK = jnp.einsum("BSD,DHK->BSHK", x_BSD.astype(kernel_DHK.dtype), kernel_DHK, out_sharding=ACT_BSHK)
-            return y_BSHK + bias_HK[None, None].astype(kernel_DHK.dtype)
-
-        return product(0), product(1), product(2), None
+        q_BSHK, k_BSHK, v_BSHK = jnp.unstack(self.qkv(x_BSD, out_sharding=ACT_BSNHK), axis=2)
+        return q_BSHK, k_BSHK, v_BSHK, None
 
     setattr(encoder.Block, "attention_inputs", attention_inputs)  # noqa: B010 - mypy knows a method when it sees one
 

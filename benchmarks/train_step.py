@@ -44,7 +44,7 @@ VOCAB_SIZE = 30_522  # of made-up ids, where the config leaves it open: that of 
 def default_config() -> Config:
     """Returns what is measured without --config."""
     return Config(
-        model=ModelConfig(layers=4, width=512, heads=8, mlp_width=2048, unroll_layers=True),
+        model=ModelConfig(layers=4, width=512, heads=8, mlp_width=2048),
         data=DataConfig(seq_len=128),
         train=TrainConfig(batch_size=16),
     )

@@ -41,7 +41,7 @@ REPLICATED = P()
 ACT_B = P(BATCH)
 ACT_BSF = P(BATCH, None, "model")
 ACT_BSNF = P(BATCH, None, None, "model")
-ACT_BSNHK = P(BATCH, None, None, "model", None)
+ACT_BSHK = P(BATCH, None, "model", None)
 LOGITS_BMV, LOGITS_V = P(BATCH, None, "model"), P("model")
 
 

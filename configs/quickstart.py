@@ -24,7 +24,6 @@ def get_config() -> Config:
             dropout=0,  # no row is read more than a few times
             attention_dropout=0,
             init_std=0.04,  # with 4 heads and this learning rate the best of a few short trials
-            unroll_layers=True,
         ),
         data=DataConfig(path="installed-docs", seq_len=64, max_predictions=26, mask_rate=0.4),
         optimizer=OptimizerConfig(peak_lr=2e-3, warmup_steps=None, b2=0.98),

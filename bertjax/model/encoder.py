@@ -20,7 +20,6 @@ from bertjax.model.attention import attention, attention_weights
 from bertjax.sharding import (
     ACT_B,
     ACT_BSF,
-    ACT_BSNHK,
     DOWN_FD,
     EMBED_VD,
     OUT_HKD,
@@ -38,8 +37,10 @@ _PRODUCTS_WITH_WEIGHTS = jax.checkpoint_policies.dots_with_no_batch_dims_saveabl
 _named = jax.checkpoint_policies.save_only_these_names
 _both = jax.checkpoint_policies.save_from_both_policies
 KEPT = {
-    "none": _both(_both(_PRODUCTS_WITH_WEIGHTS, kernels.keeps_cudnn), _named(layers.DRAWS, layers.PRODUCTS)),
-    "products": _both(_PRODUCTS_WITH_WEIGHTS, _named(layers.DRAWS)),
+    "none": _both(
+        _both(_PRODUCTS_WITH_WEIGHTS, kernels.keeps_cudnn), _named(layers.DRAWS, layers.PROJECTIONS, layers.PRODUCTS)
+    ),
+    "products": _both(_PRODUCTS_WITH_WEIGHTS, _named(layers.DRAWS, layers.PROJECTIONS)),
     "block": jax.checkpoint_policies.nothing_saveable,
 }
 """What is kept of a block for the backward pass, beside what goes into it, by the config's name for what is not."""
@@ -128,7 +129,9 @@ class Block(nnx.Module):
 
     def attention_inputs(self, x_BSD: jax.Array, _layer: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, None]:
         """Returns (q_BSHK, k_BSHK, v_BSHK, reach), what `attention` takes; every layer reaches everywhere."""
-        q_BSHK, k_BSHK, v_BSHK = jnp.unstack(self.qkv(x_BSD, out_sharding=ACT_BSNHK), axis=2)
+        assert self.qkv.bias is not None
+        kernels_DHK, biases_HK = jnp.unstack(self.qkv.kernel[...]), jnp.unstack(self.qkv.bias[...])
+        q_BSHK, k_BSHK, v_BSHK = layers.projections(x_BSD, kernels_DHK, biases_HK)
         return q_BSHK, k_BSHK, v_BSHK, None
 
     def __call__(
@@ -205,9 +208,10 @@ class Encoder(nnx.Module):
 
         keys = None if blocks_key is None else jax.random.split(blocks_key, self.c.layers)
         scanned = (stacked, jnp.arange(self.c.layers), keys)
+        unroll = self.c.unroll_layers is True
         # A loop's barrier already keeps XLA from merging the second computation with the first.
-        body = jax.checkpoint(body, policy=KEPT[self.c.remat], prevent_cse=self.c.unroll_layers)
-        last_BSD, hidden_LBSD = jax.lax.scan(body, x_BSD, scanned, unroll=self.c.unroll_layers)
+        body = jax.checkpoint(body, policy=KEPT[self.c.remat], prevent_cse=unroll)
+        last_BSD, hidden_LBSD = jax.lax.scan(body, x_BSD, scanned, unroll=unroll)
         last_BSD = self.final_norm(last_BSD)
         return last_BSD if hidden_LBSD is None else jnp.concatenate([x_BSD[None], hidden_LBSD[:-1], last_BSD[None]])
 

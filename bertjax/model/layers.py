@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -18,13 +19,16 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec
 
 from bertjax.config import ModelConfig
-from bertjax.sharding import ACT_B, REPLICATED
+from bertjax.sharding import ACT_B, ACT_BSHK, REPLICATED
 
 LARGE_NEGATIVE = -1e9
 """Takes all probability from a logit, and stays finite in bfloat16 and when a whole row has it."""
 
 DRAWS = "draws"
 """What dropout keeps, by which rematerialisation knows it: a byte, and much work to draw again."""
+
+PROJECTIONS = "projections"
+"""Query, key and value with their biases: the products without need not be kept then."""
 
 PRODUCTS = "attention products"
 """The averages that attention gives, and the weights that they are of, or a kernel's sums of them."""
@@ -60,6 +64,22 @@ def in_kernel_dtype(
     return inputs.astype(kernel.dtype), kernel, None if bias is None else bias.astype(kernel.dtype)
 
 
+def projections(
+    x_BSD: jax.Array, kernels_DHK: Sequence[jax.Array], biases_HK: Sequence[jax.Array | None] = (None,) * 3
+) -> list[jax.Array]:
+    """Returns q_BSHK, k_BSHK and v_BSHK, what attention is computed of.
+
+    By three products: cutting the result of one apart costs more than it saves on CPUs and GPUs (docs/log.md).
+    """
+    found = []
+    for kernel_DHK, bias_HK in zip(kernels_DHK, biases_HK, strict=True):
+        y_BSHK = jnp.einsum("BSD,DHK->BSHK", x_BSD.astype(kernel_DHK.dtype), kernel_DHK, out_sharding=ACT_BSHK)
+        if bias_HK is not None:
+            y_BSHK = y_BSHK + bias_HK.astype(y_BSHK.dtype)[None, None]
+        found.append(checkpoint_name(y_BSHK, PROJECTIONS))
+    return found
+
+
 class Embed(nnx.Module):
     """A table of vectors."""
 
@@ -69,7 +89,32 @@ class Embed(nnx.Module):
 
     def __call__(self, ids_BS: jax.Array) -> jax.Array:
         """Returns x_BSD; NaN where there is no such row."""
-        return self.embedding[...].at[ids_BS].get(mode="fill", out_sharding=ACT_B)
+        return look_up(self.embedding[...], ids_BS)
+
+
+@jax.custom_vjp
+def look_up(table_VD: jax.Array, ids_BS: jax.Array) -> jax.Array:
+    """Returns x_BSD, the rows of these numbers; NaN where there is no such row.
+
+    The gradient of a row is added up in float32: thousands of [MASK] in a batch would be lost in bfloat16's 8 bits, and
+    half of a step's time on a GPU with them (docs/log.md).
+    """
+    return table_VD.at[ids_BS].get(mode="fill", out_sharding=ACT_B)
+
+
+def _look_up_and_keep(table_VD: jax.Array, ids_BS: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return look_up(table_VD, ids_BS), (table_VD, ids_BS)
+
+
+def _add_up(kept: tuple[jax.Array, jax.Array], x_BSD: jax.Array) -> tuple[jax.Array, None]:
+    table_VD, ids_BS = kept
+    wide_VD = table_VD.astype(jnp.float32)
+    _, transposed = jax.vjp(lambda table_VD: table_VD.at[ids_BS].get(mode="fill", out_sharding=ACT_B), wide_VD)
+    (gradient_VD,) = transposed(x_BSD.astype(jnp.float32))
+    return gradient_VD.astype(table_VD.dtype), None
+
+
+look_up.defvjp(_look_up_and_keep, _add_up)
 
 
 class LayerNorm(nnx.LayerNorm):

@@ -15,7 +15,7 @@ from flax import nnx
 from bertjax.config import ModelConfig
 from bertjax.model import layers
 from bertjax.model.attention import attention
-from bertjax.sharding import ACT_B, ACT_BSNF, ACT_BSNHK, DOWN_FD, EMBED_VD, OUT_HKD, QKV_DNHK, UP_DNF
+from bertjax.sharding import ACT_B, ACT_BSNF, DOWN_FD, EMBED_VD, OUT_HKD, QKV_DNHK, UP_DNF
 
 
 class Embeddings(nnx.Module):
@@ -53,7 +53,7 @@ class Block(nnx.Module):
         c, positions = self.c, x_BSD.shape[1]
         is_global = layer % c.global_every == 0
         read_BSD = jnp.where(layer == 0, x_BSD, self.attention_norm(x_BSD))
-        q_BSHK, k_BSHK, v_BSHK = jnp.unstack(self.qkv(read_BSD, out_sharding=ACT_BSNHK), axis=2)
+        q_BSHK, k_BSHK, v_BSHK = layers.projections(read_BSD, jnp.unstack(self.qkv.kernel[...], axis=1))
         far, near = (rotations(positions, c.width // c.heads, theta) for theta in (c.rope_theta, c.local_rope_theta))
         cos_SK, sin_SK = jnp.where(is_global, far, near)
         reach = jnp.where(is_global, positions, c.local_window // 2)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
 import optax
 from flax import nnx
 
-from bertjax.config import Config
+from bertjax.config import Config, ModelConfig
+from bertjax.model import kernels
 from bertjax.model.params import Params
 from bertjax.model.pretraining import BertForPretraining
 from bertjax.training import optimizers, step
@@ -28,7 +31,7 @@ def make_pretraining(c: Config, *, next_sentence: bool) -> Pretraining:
     """Returns what a run of this config computes; without `next_sentence` the masked-LM loss is all of it."""
 
     def make_model(rngs: nnx.Rngs) -> BertForPretraining:
-        return BertForPretraining(c.model, rngs=rngs)
+        return BertForPretraining(_for_training(c.model), rngs=rngs)
 
     loss = pretraining_loss if next_sentence else masked_lm_loss
     rate = optimizers.learning_rate(c.optimizer, c.train.steps)
@@ -45,3 +48,10 @@ def make_pretraining(c: Config, *, next_sentence: bool) -> Pretraining:
     )
     eval_step = step.make_forward(make_model, lambda model, batch: loss(model, batch, None)[1], c.train.precision)
     return Pretraining(make_model, optimizer, train_step, eval_step)
+
+
+def _for_training(c: ModelConfig) -> ModelConfig:
+    """Returns the config with `unroll_layers` decided for the devices of the mesh."""
+    _, platform = kernels.device_of(jax.sharding.get_abstract_mesh())
+    unroll_layers = platform != "tpu" if c.unroll_layers == "auto" else c.unroll_layers
+    return dataclasses.replace(c, unroll_layers=unroll_layers)

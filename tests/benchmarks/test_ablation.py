@@ -33,7 +33,7 @@ def figures_of(c: Config, batch: dict[str, np.ndarray]) -> dict[str, float]:
         return {name: float(x) for name, x in run.train_step(state, step.to_mesh(batch, mesh))[1].items()}
 
 
-def test_three_products_and_a_head_at_every_position_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_product_and_a_head_at_every_position_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     model = dataclasses.replace(SMALL.model, attention_dropout=0)
     c = dataclasses.replace(SMALL, model=model)
     batch = made_up_batch(c.data, 4, vocab_size=60, lengths=(9, 20))
@@ -41,7 +41,7 @@ def test_three_products_and_a_head_at_every_position_give_the_same(monkeypatch: 
     assert figures_of(c, with_every_position(batch)) == pytest.approx(wanted, rel=1e-5)
     monkeypatch.setattr(encoder.Block, "attention_inputs", encoder.Block.attention_inputs)  # to be put back
     before = encoder.Block.attention_inputs
-    ablation.separate_qkv()
+    ablation.one_product()
     assert encoder.Block.attention_inputs is not before
     assert figures_of(c, batch) == pytest.approx(wanted, rel=1e-5)
 
@@ -69,10 +69,10 @@ def test_a_vocabulary_without_padding_another_gelu_and_dropout_by_whole_words_co
 
 def test_variants_are_those_of_the_config_and_the_backend(monkeypatch: pytest.MonkeyPatch) -> None:
     names = ablation.variants(SMALL)
-    assert {"gather", "fused_qkv", "donation", "layers", "remat_block", "prng_rbg", "onednn"} <= names.keys()
+    assert {"gather", "three_products", "donation", "layers", "remat_block", "prng_rbg", "onednn"} <= names.keys()
     assert not {"remat_none", "prng_threefry2x32"} & names.keys()
     modern = dataclasses.replace(SMALL, model=dataclasses.replace(SMALL.model, family="modernbert", remat="block"))
-    assert "fused_qkv" not in ablation.variants(modern)
+    assert "three_products" not in ablation.variants(modern)
     assert "remat_none" in ablation.variants(modern)
     monkeypatch.setattr(ablation.backend, "only_cpus", lambda: False)
     assert {"triton_gemm", "cublaslt"} <= ablation.variants(SMALL).keys()
@@ -88,5 +88,5 @@ def test_a_variant_is_timed_beside_the_default(monkeypatch: pytest.MonkeyPatch) 
     assert [row["without"] for row in found] == ["gather", "kept_memory"]
     for row in found:
         assert row["gain"] == pytest.approx(row["of_default"] / row["tokens_per_second"])
-    with pytest.raises(UserError, match="only='speed' is no variant of this config; use of gather, fused_qkv"):
+    with pytest.raises(UserError, match="only='speed' is no variant of this config; use of gather, three_products"):
         next(ablation.measure(dataclasses.replace(a, only=("speed",))))

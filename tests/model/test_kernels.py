@@ -16,7 +16,7 @@ from bertjax.config import MeshConfig, ModelConfig
 from bertjax.errors import UserError
 from bertjax.model import encoder, kernels
 from bertjax.model.attention import attention
-from bertjax.sharding import ACT_B, ACT_BSNHK, make_mesh
+from bertjax.sharding import ACT_B, ACT_BSHK, make_mesh
 
 TPU = kernels.Case(device_kind="TPU v5 lite", platform="tpu", positions=128, head_width=64, dtype="bfloat16")
 H100 = dataclasses.replace(TPU, device_kind="NVIDIA H100 80GB HBM3", platform="gpu")
@@ -182,8 +182,7 @@ def test_every_device_computes_its_own_rows_and_heads(name: kernels.Kernel) -> N
     wanted = averages_and_gradients(reference, inputs)
     mesh = make_mesh(MeshConfig(data=2, model=2), jax.devices()[:4])
     with jax.set_mesh(mesh):
-        heads = jax.P(*ACT_BSNHK[:2], *ACT_BSNHK[3:])
-        cuts = [heads] * 3 + [ACT_B, heads]
+        cuts = [ACT_BSHK] * 3 + [ACT_B, ACT_BSHK]
         cut = tuple(jax.device_put(x, jax.NamedSharding(mesh, spec)) for x, spec in zip(inputs, cuts, strict=True))
         found = averages_and_gradients(functools.partial(kernels.attend, name, most_spans=1), cut)
         assert jax.typeof(found[0]).sharding.spec == cut[0].sharding.spec

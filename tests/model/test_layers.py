@@ -91,3 +91,16 @@ def test_weights_start_from_a_normal_cut_at_two_deviations() -> None:
 def test_gelu_is_the_form_the_config_names(form: Any, at_one: float) -> None:
     c = dataclasses.replace(tiny.CONFIG, gelu=form)
     np.testing.assert_allclose(layers.gelu(jnp.ones(()), c), at_one, rtol=1e-6)
+
+
+def test_a_rows_gradient_is_added_up_in_float32() -> None:
+    """In bfloat16 a sum of ones stays at 256."""
+    table_VD = jnp.ones((3, 2), jnp.bfloat16)
+    ids_BS = jnp.ones((16, 300), jnp.int32).at[0, 0].set(2)
+
+    def summed(table_VD: jax.Array) -> jax.Array:
+        return jnp.sum(layers.look_up(table_VD, ids_BS).astype(jnp.float32))
+
+    gradient_VD = jax.grad(summed)(table_VD)
+    assert gradient_VD.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(gradient_VD, np.repeat([[0.0], [4800.0], [1.0]], 2, axis=1))
