@@ -1,19 +1,25 @@
 #!/usr/bin/env bash
 # Everything that is to be measured on a GPU, in one command; with --small the same in minutes on a CPU, to try it.
 #
-#     benchmarks/gpu.sh [--small] OUT TEXT VOCAB TASKS
+#     benchmarks/gpu.sh [--small] [--only PATTERN] [--budget TIME] OUT TEXT VOCAB TASKS
 #
 # TEXT is what `bertjax prepare` reads, such as .../pretrain/enwiki.jsonl.xz, VOCAB a vocab.txt, TASKS a folder with GLUE's
 # SST-2, STS-B and RTE, each with train.tsv and dev.tsv. All that is printed goes to OUT/*.json, a line for each figure;
 # OUT/runs has the workdirs. Started again it goes on: what is there is not done again. Needs the extras gpu and parity.
-# Python is that of $PYTHON, or python. On a GPU it takes about an hour and a half, of which the pretraining 15 minutes.
+# PATTERN picks by the names of the files, such as 'step-base-*' or '@(prepare|pretraining)'; TIME is the pretraining's,
+# 15m by default. Python is that of $PYTHON, or python. On a GPU all takes about an hour and a half.
 set -euo pipefail
 
-small=
-if [ "${1:-}" = --small ]; then
-    small=yes
-    shift
-fi
+small= only='*' budget=15m
+while [[ ${1:-} == --* ]]; do
+    case $1 in
+        --small) small=yes ;;
+        --only) only=${2-} && shift ;;
+        --budget) budget=${2-} && shift ;;
+        *) set -- ;; # what it is for is said below
+    esac
+    shift || break
+done
 if [ $# -ne 4 ]; then
     sed -n '4s/^# *//p' "$0" >&2
     exit 2
@@ -27,7 +33,7 @@ mkdir -p "$out/runs"
 measured() {
     local name=$1
     shift
-    [ -e "$out/$name.json" ] && return
+    [[ $name == $only && ! -e $out/$name.json ]] || return 0
     echo "== $name (after $SECONDS s)" >&2
     "$@" >"$out/$name.unfinished"
     mv "$out/$name.unfinished" "$out/$name.json"
@@ -51,16 +57,20 @@ else
     tiny=()
     compared=(--against=huggingface --precisions bfloat16)
     ablated=() techniques=()
+    if [ "$(nproc)" -ge 12 ]; then # what is compiled side by side is sooner done
+        compared+=(--at_once=True) ablated+=(--at_once=True)
+    fi
+    memory=$(nvidia-smi --query-gpu=memory.total --format=csv,noheader,nounits | head -n 1)
+    tokens=$((memory >= 120000 ? 32768 : 16384))
     packed=(--pairs_per_row=2 --model.attention_dropout=0 --model.attention=cudnn)
     sizes=(base large) lengths=(128 512)
-    # About 15 minutes of BERT-base on one H200, at 600,000 tokens a second.
-    run=(--train.steps=16000 --train.batch_size=256 --train.eval_every=2000 --checkpoint.save_every=4000
-        --optimizer.warmup_steps=1600 --optimizer.peak_lr=4e-4 --train.profile_from=101 --train.profile_steps=5)
+    run=("--train.budget=$budget" --train.batch_size=256 --train.eval_every=1000 --checkpoint.save_every=2000
+        --optimizer.warmup_steps=None --optimizer.peak_lr=4e-4 --train.profile_from=101 --train.profile_steps=5)
     task=()
     buckets=(--lengths 16 64 128)
     learned=(SST-2:sst2 STS-B:stsb RTE:rte)
-    rows_of() { # SIZE LENGTH; three models and what they keep fit 80 GB together
-        case $1 in base) echo $((16384 / $2)) ;; large) echo $((8192 / $2)) ;; esac
+    rows_of() { # SIZE LENGTH; three models and what they keep fit 80 or 140 GB together
+        case $1 in base) echo $((tokens / $2)) ;; large) echo $((tokens / 2 / $2)) ;; esac
     }
 fi
 
@@ -77,8 +87,8 @@ def get_config():
     return dataclasses.replace(runpy.run_path("configs/bert_base.py")["get_config"](), phases=())
 PYTHON
 
-# 1. The step, beside Hugging Face's: rows that are full, with all of the paper's dropout; and packed rows of a long and a
-# short pair, which Hugging Face reads one by one, without dropout of attention's weights, so by the kernel. What the
+# 1. The step, beside Hugging Face's: rows that are full, with all of the paper's dropout, and without that of attention's
+# weights, so by the kernel; and so packed rows of a long and a short pair, which Hugging Face reads one by one. What the
 # kernel is worth in both is told without Hugging Face.
 for size in "${sizes[@]}"; do
     for length in "${lengths[@]}"; do
@@ -86,6 +96,7 @@ for size in "${sizes[@]}"; do
             "--data.seq_len=$length" "--data.max_predictions=$((length * 15 / 100 + 1))"
             "--train.batch_size=$(rows_of "$size" "$length")" "${compared[@]}")
         measured "step-$size-$length" "${step[@]}"
+        measured "step-$size-$length-kernel" "${step[@]}" --model.attention_dropout=0
         measured "step-$size-$length-packed" "${step[@]}" "${packed[@]}" --lengths $((length * 3 / 4)) $((length / 4))
         kernel=("$python" -m benchmarks.ablation "--config=configs/bert_$size.py" "${tiny[@]}"
             "--data.seq_len=$length" "--data.max_predictions=$((length * 15 / 100 + 1))"

@@ -55,7 +55,7 @@ def their_products(precision: Literal["float32", "bfloat16"]) -> Trial:
     """Returns a product of two square matrices; `flop` says how much a step of it is."""
     device = _start()
     size = 2048 if device == "cpu" else 8192
-    x = torch.ones((size, size), dtype=getattr(torch, precision), device=device)
+    x = torch.randn((size, size), dtype=getattr(torch, precision), device=device)
 
     def steps(number: int) -> float:
         started = time.perf_counter()

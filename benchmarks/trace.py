@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import re
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -51,28 +52,34 @@ class Operation(NamedTuple):
 
 def operations(trace: ProfileData) -> list[Operation]:
     """Returns those of the first device that has any."""
-    for plane in sorted(trace.planes, key=lambda plane: plane.name):
-        if found := [operation for line in plane.lines for operation in _of_line(line)]:
-            return found
+    with warnings.catch_warnings():
+        # Python 3.12 says so of a type of jaxlib's when it is first used.
+        warnings.filterwarnings("ignore", "builtin type event_stats has no __module__", DeprecationWarning)
+        for plane in sorted(trace.planes, key=lambda plane: plane.name):
+            if found := [operation for line in plane.lines for operation in _of_line(line)]:
+                return found
     return []
 
 
 def _of_line(line: Any) -> Iterator[Operation]:
-    """Yields the operations of a thread or stream, in which one lies within another or after it."""
+    """Yields the operations of a thread or stream: one lies within another or after it, or begins as that one ends."""
     found = []
     for event in line.events:
         facts = dict(event.stats)
         if "hlo_op" in facts or line.name == "XLA Ops":  # so a TPU's line is called
             module, run = str(facts.get("hlo_module", "")), facts.get("run_id")
-            found.append((event.start_ns, -event.duration_ns, str(facts.get("hlo_op", event.name)), module, run))
+            name = str(facts.get("hlo_op", event.name))
+            if name.startswith("command_buffer"):  # a GPU's, in which only the kernels have names of their own
+                name = event.name
+            found.append((event.start_ns, -event.duration_ns, name, module, run))
     ends: list[tuple[float, int]] = []  # of the operations around, and where they are
     made: list[Operation] = []
     for start, less, name, module, run in sorted(found, key=lambda one: one[:2]):
         while ends and ends[-1][0] <= start:
             ends.pop()
         if ends:
-            around = made[ends[-1][1]]
-            made[ends[-1][1]] = around._replace(alone=around.alone + less)
+            until, place = ends[-1]
+            made[place] = made[place]._replace(alone=made[place].alone - (min(start - less, until) - start))
         ends.append((start - less, len(made)))
         made.append(Operation(name, module, run, start, start - less, -less))
     yield from made
@@ -80,7 +87,7 @@ def _of_line(line: Any) -> Iterator[Operation]:
 
 def kind(name: str) -> str:
     """Returns an operation's name without its number."""
-    return re.sub(r"(\.\d+|\.clone|\.remat\d*)+$", "", name.split(" = ")[0].lstrip("%"))
+    return re.sub(r"([._]\d+|\.clone|\.remat\d*)+$", "", name.split(" = ")[0].lstrip("%"))
 
 
 def busy(found: Iterable[Operation]) -> float:

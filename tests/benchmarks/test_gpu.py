@@ -48,6 +48,8 @@ def test_one_command_measures_everything_and_goes_on_where_it_was(tmp_path: Path
     out = tmp_path / "out"
     command = ["bash", str(ROOT / "benchmarks" / "gpu.sh"), "--small", str(out), *make_inputs(tmp_path)]
     environment = os.environ | {"PYTHON": sys.executable, "BERTJAX_CACHE": str(tmp_path / "cache")}
+    subprocess.run([*command[:2], "--only", "prep*", *command[2:]], env=environment, capture_output=True, check=True)
+    assert [path.name for path in out.glob("*.json")] == ["prepare.json"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     expected = ("step-base-32", "step-base-32-packed", "ablation", "inference")
@@ -65,4 +67,4 @@ def test_one_command_measures_everything_and_goes_on_where_it_was(tmp_path: Path
 
 def test_it_says_how_it_is_used() -> None:
     done = subprocess.run(["bash", str(ROOT / "benchmarks" / "gpu.sh"), "OUT"], capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (2, "benchmarks/gpu.sh [--small] OUT TEXT VOCAB TASKS\n")
+    assert (done.returncode, done.stderr) == (2, "benchmarks/gpu.sh [--small] [--only PATTERN] [--budget TIME] OUT TEXT VOCAB TASKS\n")

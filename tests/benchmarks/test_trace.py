@@ -51,6 +51,18 @@ def test_a_tpus_operations_are_told_by_their_line() -> None:
     assert [(trace.kind(one.name), one.alone) for one in found] == [("fusion", 7)]
 
 
+def test_a_gpus_kernels_begin_before_the_last_one_ends_and_have_names_in_command_buffers() -> None:
+    events = [
+        event("sum_2", 0, 700, hlo_op="sum.2", hlo_module="step"),
+        event("long_1", 690, 5000, hlo_op="command_buffer_3", hlo_module="step"),
+        event("sum_3", 5680, 20, hlo_op="sum.3", hlo_module="step"),
+    ]
+    line = SimpleNamespace(name="Stream #1", events=events)
+    found = trace.operations(SimpleNamespace(planes=[SimpleNamespace(name="/device:GPU:0", lines=[line])]))
+    assert [(trace.kind(one.name), one.alone) for one in found] == [("sum", 690), ("long", 4990), ("sum", 20)]
+    assert trace.busy(found) == 5700
+
+
 def test_the_account_of_a_real_trace(tmp_path: Path) -> None:
     @jax.jit
     def step(a: jax.Array) -> jax.Array:
