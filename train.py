@@ -199,7 +199,7 @@ def attention_of(phase: Phase, mesh: jax.sharding.Mesh) -> kernels.Kernel:
     """Returns what computes attention in a phase. Raises: UserError if that is asked of what cannot."""
     c, spans = phase.config, phase.corpus.pairs_per_row
     return kernels.check(
-        c.model, kernels.device_of(mesh), positions=c.data.seq_len, dtype=c.train.precision, most_spans=spans
+        c.model, sharding.device_of(mesh), positions=c.data.seq_len, dtype=c.train.precision, most_spans=spans
     )
 
 

@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
-from jax.sharding import PartitionSpec
 
 from benchmarks.alternation import Contender, alternate, ratio
 from benchmarks.our_step import Change, our_step
@@ -30,9 +29,7 @@ from bertjax.config import Config
 from bertjax.data.batches import Batch
 from bertjax.errors import UserError, reported
 from bertjax.model import encoder, layers
-from bertjax.sharding import BATCH
-
-ACT_BSNHK = PartitionSpec(BATCH, None, None, "model", None)
+from bertjax.sharding import ACT_BSNHK
 
 
 @dataclasses.dataclass(frozen=True)

@@ -53,7 +53,7 @@ def our_step(
         )
     (_, positions), (_, pairs) = batch["ids"].shape, batch["cls"].shape
     attention = kernels.check(
-        c.model, kernels.device_of(mesh), positions=positions, dtype=c.train.precision, most_spans=pairs
+        c.model, sharding.device_of(mesh), positions=positions, dtype=c.train.precision, most_spans=pairs
     )
     run = make_pretraining(c, next_sentence=next_sentence)
     train_step: Any = run.train_step if donate else jax.jit(getattr(run.train_step, "__wrapped__"))  # noqa: B009

@@ -42,6 +42,7 @@ ACT_B = P(BATCH)
 ACT_BSF = P(BATCH, None, "model")
 ACT_BSNF = P(BATCH, None, None, "model")
 ACT_BSHK = P(BATCH, None, "model", None)
+ACT_BSNHK = P(BATCH, None, None, "model", None)
 LOGITS_BMV, LOGITS_V = P(BATCH, None, "model"), P("model")
 
 
@@ -65,6 +66,12 @@ def make_mesh(c: MeshConfig, devices: list[jax.Device] | None = None) -> jax.sha
         within = [size // ways for size, ways in zip(sizes, between, strict=True)]
         grid = mesh_utils.create_hybrid_device_mesh(within, between, devices, allow_split_physical_axes=True)
     return jax.sharding.Mesh(grid, AXES, (AxisType.Explicit,) * 3)
+
+
+def device_of(mesh: AnyMesh) -> tuple[str, str]:
+    """Returns (device_kind, platform) of the mesh, those of a CPU where it has no devices."""
+    device = mesh.abstract_mesh.abstract_device
+    return ("cpu", "cpu") if device is None else (device.device_kind, device.platform)
 
 
 def mesh_sizes(c: MeshConfig, devices: int) -> tuple[int, int, int]:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+from bertjax import sharding
 from bertjax.model import kernels, layers
 from bertjax.model.layers import PRODUCTS
 
@@ -35,7 +36,7 @@ def attention(
     Source: Vaswani et al. 2017, section 3.2.1.
     """
     case = kernels.Case(
-        *kernels.device_of(jax.sharding.get_abstract_mesh()),
+        *sharding.device_of(jax.sharding.get_abstract_mesh()),
         positions=q_BSHK.shape[1],
         head_width=q_BSHK.shape[3],
         dtype=q_BSHK.dtype.name,

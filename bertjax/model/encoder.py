@@ -129,9 +129,7 @@ class Block(nnx.Module):
 
     def attention_inputs(self, x_BSD: jax.Array, _layer: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, None]:
         """Returns (q_BSHK, k_BSHK, v_BSHK, reach), what `attention` takes; every layer reaches everywhere."""
-        assert self.qkv.bias is not None
-        kernels_DHK, biases_HK = jnp.unstack(self.qkv.kernel[...]), jnp.unstack(self.qkv.bias[...])
-        q_BSHK, k_BSHK, v_BSHK = layers.projections(x_BSD, kernels_DHK, biases_HK)
+        q_BSHK, k_BSHK, v_BSHK = layers.projections(x_BSD, self.qkv, axis=0)
         return q_BSHK, k_BSHK, v_BSHK, None
 
     def __call__(

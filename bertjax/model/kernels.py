@@ -19,7 +19,6 @@ import jax.numpy as jnp
 from bertjax.config import ModelConfig
 from bertjax.errors import UserError
 from bertjax.model.layers import PRODUCTS
-from bertjax.sharding import AnyMesh
 
 Kernel = Literal["xla", "cudnn", "splash"]
 
@@ -115,12 +114,6 @@ def _obstacle_for_cudnn(case: Case) -> str | None:
     if case.most_spans > 1 and not HOPPER_ON.search(case.device_kind):
         return f"takes packed rows from Hopper (H100) on, not on {case.device_kind}"
     return None
-
-
-def device_of(mesh: AnyMesh) -> tuple[str, str]:
-    """Returns (device_kind, platform) of the mesh, those of a CPU where it has no devices."""
-    device = mesh.abstract_mesh.abstract_device
-    return ("cpu", "cpu") if device is None else (device.device_kind, device.platform)
 
 
 def splash(

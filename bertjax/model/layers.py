@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -18,6 +17,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec
 
+from bertjax import sharding
 from bertjax.config import ModelConfig
 from bertjax.sharding import ACT_B, ACT_BSHK, REPLICATED
 
@@ -64,13 +64,16 @@ def in_kernel_dtype(
     return inputs.astype(kernel.dtype), kernel, None if bias is None else bias.astype(kernel.dtype)
 
 
-def projections(
-    x_BSD: jax.Array, kernels_DHK: Sequence[jax.Array], biases_HK: Sequence[jax.Array | None] = (None,) * 3
-) -> list[jax.Array]:
-    """Returns q_BSHK, k_BSHK and v_BSHK, what attention is computed of.
+def projections(x_BSD: jax.Array, layer: nnx.Einsum, *, axis: int) -> list[jax.Array]:
+    """Returns q_BSHK, k_BSHK and v_BSHK by a layer whose kernel has the three along `axis`.
 
-    By three products: cutting the result of one apart costs more than it saves on CPUs and GPUs (docs/log.md).
+    By three products: cutting the result of one apart costs CPUs and GPUs more than it saves (docs/log.md). For TPUs by
+    one: libtpu fails to compile some programs with three.
     """
+    if sharding.device_of(jax.sharding.get_abstract_mesh())[1] == "tpu":
+        return list(jnp.unstack(layer(x_BSD, out_sharding=sharding.ACT_BSNHK), axis=2))
+    kernels_DHK = jnp.unstack(layer.kernel[...], axis=axis)
+    biases_HK = [None] * 3 if layer.bias is None else list(jnp.unstack(layer.bias[...]))
     found = []
     for kernel_DHK, bias_HK in zip(kernels_DHK, biases_HK, strict=True):
         y_BSHK = jnp.einsum("BSD,DHK->BSHK", x_BSD.astype(kernel_DHK.dtype), kernel_DHK, out_sharding=ACT_BSHK)

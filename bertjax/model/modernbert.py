@@ -53,7 +53,7 @@ class Block(nnx.Module):
         c, positions = self.c, x_BSD.shape[1]
         is_global = layer % c.global_every == 0
         read_BSD = jnp.where(layer == 0, x_BSD, self.attention_norm(x_BSD))
-        q_BSHK, k_BSHK, v_BSHK = layers.projections(read_BSD, jnp.unstack(self.qkv.kernel[...], axis=1))
+        q_BSHK, k_BSHK, v_BSHK = layers.projections(read_BSD, self.qkv, axis=1)
         far, near = (rotations(positions, c.width // c.heads, theta) for theta in (c.rope_theta, c.local_rope_theta))
         cos_SK, sin_SK = jnp.where(is_global, far, near)
         reach = jnp.where(is_global, positions, c.local_window // 2)

@@ -83,7 +83,7 @@ def make_plan(
     sharding.check_batch(c.train.batch_size, mesh, microbatches=c.train.microbatches)
     check_mesh(c.model, mesh)
     rows: dict[str, Any] = {"positions": c.data.seq_len, "dtype": c.train.precision, "most_spans": pairs_per_row}
-    kernels.check(c.model, kernels.device_of(mesh) if devices else (topology.chip.kind, "gpu"), **rows)
+    kernels.check(c.model, sharding.device_of(mesh) if devices else (topology.chip.kind, "gpu"), **rows)
     if isinstance(mesh, jax.sharding.Mesh):
         step = compile_step(c, mesh, **how)
     else:

@@ -15,7 +15,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from bertjax import hosts
+from bertjax import hosts, sharding
 from bertjax.config import FinetuneConfig, ModelConfig, Precision
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.model import kernels
@@ -58,7 +58,7 @@ def attention_of(
     """Returns what computes attention in rows of these lengths; a kernel that cannot gives way to the reference."""
     most_spans = max((int(spans[-1]) for spans in features.spans or ()), default=1)
     how: dict[str, Any] = {"dtype": precision, "most_spans": most_spans}
-    cases = (kernels.case_of(c, kernels.device_of(mesh), positions=length, **how) for length in padded)
+    cases = (kernels.case_of(c, sharding.device_of(mesh), positions=length, **how) for length in padded)
     return list(dict.fromkeys(kernels.choose(c.attention, case) for case in cases))
 
 

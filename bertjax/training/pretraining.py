@@ -10,8 +10,8 @@ import jax
 import optax
 from flax import nnx
 
+from bertjax import sharding
 from bertjax.config import Config, ModelConfig
-from bertjax.model import kernels
 from bertjax.model.params import Params
 from bertjax.model.pretraining import BertForPretraining
 from bertjax.training import optimizers, step
@@ -52,6 +52,6 @@ def make_pretraining(c: Config, *, next_sentence: bool) -> Pretraining:
 
 def _for_training(c: ModelConfig) -> ModelConfig:
     """Returns the config with `unroll_layers` decided for the devices of the mesh."""
-    _, platform = kernels.device_of(jax.sharding.get_abstract_mesh())
+    _, platform = sharding.device_of(jax.sharding.get_abstract_mesh())
     unroll_layers = platform != "tpu" if c.unroll_layers == "auto" else c.unroll_layers
     return dataclasses.replace(c, unroll_layers=unroll_layers)

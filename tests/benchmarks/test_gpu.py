@@ -67,4 +67,7 @@ def test_one_command_measures_everything_and_goes_on_where_it_was(tmp_path: Path
 
 def test_it_says_how_it_is_used() -> None:
     done = subprocess.run(["bash", str(ROOT / "benchmarks" / "gpu.sh"), "OUT"], capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (2, "benchmarks/gpu.sh [--small] [--only PATTERN] [--budget TIME] OUT TEXT VOCAB TASKS\n")
+    assert (done.returncode, done.stderr) == (
+        2,
+        "benchmarks/gpu.sh [--small] [--only PATTERN] [--budget TIME] OUT TEXT VOCAB TASKS\n",
+    )

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bertjax import sharding
 from bertjax.config import MeshConfig, ModelConfig
 from bertjax.errors import UserError
 from bertjax.model import encoder, kernels
@@ -292,4 +293,4 @@ def test_cudnn_cannot_before_ampere(name: str) -> None:
 
 def test_a_check_that_passes_returns_what_computes() -> None:
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
-    assert kernels.check(MODEL, kernels.device_of(mesh), positions=128, dtype="bfloat16", most_spans=1) == "xla"
+    assert kernels.check(MODEL, sharding.device_of(mesh), positions=128, dtype="bfloat16", most_spans=1) == "xla"

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import pytest
 
-from bertjax import backend, cli
+from bertjax import backend, cli, sharding
 from bertjax.config import Config, DataConfig, MeshConfig, ModelConfig, OptimizerConfig, Prng, TrainConfig
 from bertjax.data.batches import full_batch
 from bertjax.errors import UserError
@@ -236,7 +236,7 @@ def test_data_parallelism_on_tpus_sends_gradients_and_nothing_that_grows_with_th
         )
         mesh = make_mesh(c.mesh, list(chips))
         of_rows: dict[str, Any] = {"positions": 128, "dtype": "bfloat16", "most_spans": pairs_per_row}
-        assert kernels.check(c.model, kernels.device_of(mesh), **of_rows) == kernel
+        assert kernels.check(c.model, sharding.device_of(mesh), **of_rows) == kernel
         collectives = plan.make_plan(c, topology, chips, pairs_per_row=pairs_per_row).step.collectives
         assert {one.kind for one in collectives} == {"all-reduce"}
         return sum(one.size for one in collectives)

@@ -10,8 +10,8 @@ import jax
 import numpy as np
 import pytest
 
+from bertjax import sharding
 from bertjax.config import MeshConfig, ModelConfig
-from bertjax.model import kernels
 from bertjax.sharding import make_mesh
 from bertjax.tasks import answers, choices, classification, running, tagging
 from bertjax.tasks.batches import Choice, Features, make_batch
@@ -33,7 +33,7 @@ def test_attention_is_said_of_the_rows_there_are(
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     features = rows([1, 1], spans)
     assert running.attention_of(MODEL, features, [64, 128], "bfloat16", mesh) == ["xla"]
-    monkeypatch.setattr(kernels, "device_of", lambda _: ("NVIDIA H100 80GB HBM3", "gpu"))
+    monkeypatch.setattr(sharding, "device_of", lambda _: ("NVIDIA H100 80GB HBM3", "gpu"))
     assert running.attention_of(MODEL, features, [64, 128], "bfloat16", mesh) == [kernel]
 
 
