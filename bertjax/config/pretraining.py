@@ -58,8 +58,8 @@ class ModelConfig:
     position_offset: int = 0
     """Rows of the position table before that of the first token; RoBERTa's has 2 that are never used."""
     unroll_layers: bool | Literal["auto"] = free("auto")
-    """True compiles every block by itself: slower to compile, on CPUs and GPUs faster to run (docs/log.md). `auto` does
-    it in pretraining but on TPUs, and in fine-tuning up to six layers. Same result to rounding."""
+    """True compiles every block by itself: slower to compile, on GPUs and some CPUs faster to run (docs/log.md). `auto`
+    does it in pretraining but on TPUs, and in fine-tuning up to six layers. Same result to rounding."""
     attention: Literal["auto", "xla", "cudnn", "splash"] = free("auto")
     """What computes attention: XLA; a kernel of cuDNN on NVIDIA GPUs, or splash on TPUs, neither of which drops weights
     (attention_dropout=0); `auto` takes the kernel where it can. Same result to rounding."""

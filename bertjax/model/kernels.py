@@ -1,8 +1,8 @@
 """Attention by kernels that never hold the weights: which there are for a backend and a shape, and how they are called.
 
 None of them drops weights, and none has ModernBERT's local windows; there the reference in model/attention.py computes.
-All are unmeasured, for want of an accelerator. Splash is compiled for TPUs (docs/plan.md), cuDNN's calls are lowered
-for GPUs by the tests; `python -m benchmarks.ablation --only kernel` measures what a kernel is worth.
+cuDNN's was compared with the reference and timed on an H200 (docs/log.md); splash is compiled for TPUs (docs/plan.md)
+and unmeasured. `python -m benchmarks.ablation --only kernel` measures what a kernel is worth.
 """
 
 from __future__ import annotations

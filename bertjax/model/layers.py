@@ -67,8 +67,8 @@ def in_kernel_dtype(
 def projections(x_BSD: jax.Array, layer: nnx.Einsum, *, axis: int) -> list[jax.Array]:
     """Returns q_BSHK, k_BSHK and v_BSHK by a layer whose kernel has the three along `axis`.
 
-    By three products: cutting the result of one apart costs CPUs and GPUs more than it saves (docs/log.md). For TPUs by
-    one: libtpu fails to compile some programs with three.
+    By three products: cutting the result of one apart costs GPUs more than it saves; CPUs hardly tell (docs/log.md).
+    For TPUs by one: libtpu fails to compile some programs with three.
     """
     if sharding.device_of(jax.sharding.get_abstract_mesh())[1] == "tpu":
         return list(jnp.unstack(layer(x_BSD, out_sharding=sharding.ACT_BSNHK), axis=2))
@@ -145,7 +145,7 @@ def gelu(x: jax.Array, c: ModelConfig) -> jax.Array:
     wide = x.astype(jnp.float32)
     if c.gelu == "tanh":
         return jax.nn.gelu(wide, approximate=True).astype(x.dtype)
-    # By erf, as in PyTorch: jax.nn.gelu takes erfc, which costs several times as much on CPUs.
+    # By erf, as in PyTorch: jax.nn.gelu takes erfc, of which XLA computes two forms to choose from.
     return (0.5 * wide * (1 + jax.lax.erf(wide * math.sqrt(0.5)))).astype(x.dtype)
 
 
