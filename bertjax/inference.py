@@ -7,39 +7,32 @@ W words.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import sys
 from collections.abc import Callable, Sequence, Sized
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, NotRequired, TypedDict, get_args
+from typing import Any, NamedTuple, NotRequired, TypedDict, get_args
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from bertjax import pretrained
+from bertjax import forward, pretrained
 from bertjax.config import MeshConfig, ModelConfig, TaskDataConfig
 from bertjax.data.packing import pack
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import UserError
+from bertjax.forward import PER_ROW, Pooling
 from bertjax.model.assembly import OF_TEXTS, Assembly, Blueprint, Task
 from bertjax.model.encoder import Encoder, check_mesh
-from bertjax.model.heads import means_over_spans
 from bertjax.model.params import Params
-from bertjax.model.pretraining import gather
-from bertjax.sharding import ACT_B, batch_shards, make_mesh
+from bertjax.sharding import batch_shards, make_mesh
 from bertjax.tasks import answers, choices, classification, conll, tagging, text_examples
 from bertjax.tasks.batches import Features, batches_of_tokens, make_batch, padded_lengths, side_by_side
 from bertjax.tasks.squad import Question
 from bertjax.training.step import Batch, to_mesh
 
-Pooling = Literal["mean", "cls"]
 Text = str | tuple[str, str]
 """A text, or a pair of texts."""
-
-PER_ROW = 32
-"""Texts that share a row at most, where their vectors are wanted."""
 
 ROW = 128
 """Positions of such a row, if its texts are not longer: a short one leaves more of them over."""
@@ -179,7 +172,9 @@ class Model:
             predict_BM = np.zeros((len(batch["ids"]), masked_NM.shape[1]), np.int32)
             predict_BM[: len(rows)] = masked_NM[rows]
             placed = to_mesh({"predict": predict_BM}, self.mesh)
-            return _likeliest(self.graphdef, self.params, batch, placed["predict"], self.tokenizer.vocab_size, top_k)
+            return forward.likeliest(
+                self.graphdef, self.params, batch, placed["predict"], self.tokenizer.vocab_size, top_k
+            )
 
         features = Features(ids, [np.zeros_like(row) for row in ids], {}, self.tokenizer.pad_id)
         found = self._map(likeliest, features)
@@ -209,7 +204,7 @@ class Model:
         shortest = min(ROW, next((length for length in row_lengths if lengths_N.sum() <= length), ROW))
         rows = pack(lengths_N.tolist(), row_lengths=[n for n in row_lengths if n >= shortest], per_row=PER_ROW)
         packed = side_by_side(features, rows)
-        vectors = self._map(lambda batch, _: _pooled(self.graphdef, self.params, batch, pooling), packed)
+        vectors = self._each(forward.pooled, packed, pooling)
         vectors_ND = np.zeros((len(lengths_N), self.config.width), np.float32)
         for row, vectors_PD in zip(rows, vectors, strict=True):
             vectors_ND[row] = vectors_PD[: len(row)]
@@ -223,14 +218,14 @@ class Model:
         features = self._features(_checked([text]), truncate=truncate)
         _, pieces, offsets = self.tokenizer.encode_with_offsets(text)
         kept = len(features.ids[0]) - 2
-        hidden = _hidden_of_all_layers if all_layers else _hidden
-        (vectors,) = self._map(lambda batch, _: hidden(self.graphdef, self.params, batch), features)
+        hidden = forward.hidden_of_all_layers if all_layers else forward.hidden
+        (vectors,) = self._each(hidden, features)
         return Tokens(pieces[:kept], offsets[:kept], vectors[..., 1 : 1 + kept, :])
 
     def attentions(self, text: Text, *, truncate: bool = False) -> Attentions:
         """Returns the attention weights of all layers on a text, or on a pair of texts."""
         features = self._features(_checked([text], pairs=True), truncate=truncate)
-        (weights_LHST,) = self._map(lambda batch, _: _attentions(self.graphdef, self.params, batch), features)
+        (weights_LHST,) = self._each(forward.attentions, features)
         ids = features.ids[0]
         return Attentions([self.tokenizer.piece(int(i)) for i in ids], weights_LHST[..., : len(ids), : len(ids)])
 
@@ -245,7 +240,7 @@ class Model:
             raise UserError("this model gives scores, no classes; ask for them: `score`")
         features = self._features(_checked(texts, pairs=True), truncate=truncate, limit=self.seq_len)
         normalize = jax.nn.sigmoid if self.task == "multilabel" else jax.nn.softmax
-        found = self._map(lambda batch, _: _probabilities(self.graphdef, self.params, batch, normalize), features)
+        found = self._each(forward.probabilities, features, normalize)
         return [self._classification(row_C) for row_C in found]
 
     def score(self, texts: Text | Sequence[Text], *, truncate: bool = False) -> list[float]:
@@ -253,7 +248,7 @@ class Model:
         if self.task != "regression":
             raise UserError("this model gives no scores: fine-tune it for regression, and load that run's folder")
         features = self._features(_checked(texts, pairs=True), truncate=truncate, limit=self.seq_len)
-        found = self._map(lambda batch, _: _probabilities(self.graphdef, self.params, batch, _as_it_is), features)
+        found = self._each(forward.probabilities, features, forward.as_it_is)
         return [float(row_C[0]) for row_C in found]
 
     def answer(self, question: str, context: str, *, truncate: bool = False) -> Answer:
@@ -270,7 +265,7 @@ class Model:
         if features.truncated and not truncate:
             asked = self.tokenizer.encode_batch([question for question, _ in pairs])
             _check_lengths(asked, self._windows.question_len, SHORTEN, "in its question")
-        outputs = self._map(lambda batch, _: _of_tokens(self.graphdef, self.params, batch, answers.logits), features)
+        outputs = self._each(forward.of_tokens, features, answers.logits)
         return [self._answer(reading, outputs) for reading in readings]
 
     def _answer(self, reading: answers.Reading, outputs: list[np.ndarray]) -> Answer:
@@ -291,7 +286,7 @@ class Model:
         features = choices.features([choices.Example(text, tuple(ways), None, 0)], self.tokenizer, limit)
         alone = np.split(features.ids[0], features.targets["starts"][0][1:])
         _check_lengths(alone, self.seq_len, SHORTEN)
-        outputs = self._map(lambda batch, _: _of_tokens(self.graphdef, self.params, batch, choices.logits), features)
+        outputs = self._each(forward.of_tokens, features, choices.logits)
         logits_K = outputs[0]
         probabilities = [float(p) for p in np.exp(classification.log_softmax(logits_K[None])[0])]
         best = int(np.argmax(logits_K))
@@ -309,7 +304,7 @@ class Model:
         ]
         alone = dataclasses.replace(self._windows, context=0)
         readings, features = tagging.read(sentences, self.tokenizer, alone, self.labels)
-        outputs = self._map(lambda batch, _: _of_tokens(self.graphdef, self.params, batch, tagging.logits), features)
+        outputs = self._each(forward.of_tokens, features, tagging.logits)
         named = [
             self._named_parts(text, found, tagging.told(reading, outputs))
             for text, found, reading in zip(checked, words, readings, strict=True)
@@ -364,6 +359,10 @@ class Model:
             joined = self.tokenizer.appended(before, int(token_id)) + after
             candidates.append(Candidate(token=token, id=int(token_id), probability=float(probability), text=joined))
         return candidates
+
+    def _each(self, function: Callable[..., Any], features: Features, *more: Any) -> list[Any]:
+        """Returns what a function of bertjax/forward.py gives for each row."""
+        return self._map(lambda batch, _: function(self.graphdef, self.params, batch, *more), features)
 
     def _map(self, function: Callable[[Batch, np.ndarray], Any], features: Features) -> list[Any]:
         """Returns what `function(batch, indices of its examples)` has for each example, as NumPy arrays.
@@ -455,68 +454,3 @@ def _rounded_up(least: int) -> int:
     """Returns the next of 1, 2, 3, 4, 6, 8, 12, 16, ...: less than a third of it is left over."""
     power = _power_of_two(least)
     return power * 3 // 4 if least <= power * 3 // 4 else power
-
-
-@functools.partial(jax.jit, static_argnames="graphdef")
-def _hidden(graphdef: nnx.GraphDef[Any], params: Params, batch: Batch) -> jax.Array:
-    encoder = nnx.merge(graphdef, params).encoder
-    hidden_BSD: jax.Array = encoder(batch["ids"], batch["segments"], batch["positions"], batch["spans"])
-    return hidden_BSD
-
-
-@functools.partial(jax.jit, static_argnames="graphdef")
-def _hidden_of_all_layers(graphdef: nnx.GraphDef[Any], params: Params, batch: Batch) -> jax.Array:
-    """Returns hidden_BLSD, the rows first."""
-    encoder = nnx.merge(graphdef, params).encoder
-    hidden_LBSD = encoder(batch["ids"], batch["segments"], batch["positions"], batch["spans"], all_layers=True)
-    return jnp.swapaxes(hidden_LBSD, 0, 1)
-
-
-@functools.partial(jax.jit, static_argnames="graphdef")
-def _attentions(graphdef: nnx.GraphDef[Any], params: Params, batch: Batch) -> jax.Array:
-    """Returns weights_BLHST, the rows first."""
-    encoder = nnx.merge(graphdef, params).encoder
-    hidden_LBSD = jnp.swapaxes(_hidden_of_all_layers(graphdef, params, batch), 0, 1)
-    return jnp.swapaxes(encoder.attentions(hidden_LBSD, batch["spans"]), 0, 1)
-
-
-@functools.partial(jax.jit, static_argnames=("graphdef", "pooling"))
-def _pooled(graphdef: nnx.GraphDef[Any], params: Params, batch: Batch, pooling: Pooling) -> jax.Array:
-    """Returns vectors_BPD, of every text of each row."""
-    x_BSD, spans_BS = _hidden(graphdef, params, batch), batch["spans"]
-    if pooling == "mean":
-        return means_over_spans(x_BSD, spans_BS, PER_ROW)
-    first_BP = jnp.argmax(spans_BS[:, None, :] == 1 + jnp.arange(PER_ROW)[None, :, None], axis=-1)
-    return gather(x_BSD, first_BP)
-
-
-@functools.partial(jax.jit, static_argnames=("graphdef", "vocab_size", "top_k"))
-def _likeliest(
-    graphdef: nnx.GraphDef[Any], params: Params, batch: Batch, predict_BM: jax.Array, vocab_size: int, top_k: int
-) -> tuple[jax.Array, jax.Array]:
-    """Returns (probabilities_BMK, ids_BMK) among the entries that the tokenizer has, which may be fewer than V."""
-    model = nnx.merge(graphdef, params)
-    x_BMD = gather(_hidden(graphdef, params, batch), predict_BM)
-    logits_BMV = model.masked_lm(x_BMD, model.encoder.embeddings.token.embedding[...])
-    logits_BMV = jax.sharding.reshard(logits_BMV, ACT_B)[..., :vocab_size]
-    probabilities_BMK, ids_BMK = jax.lax.top_k(jax.nn.softmax(logits_BMV.astype(jnp.float32)), top_k)
-    return probabilities_BMK, ids_BMK
-
-
-@functools.partial(jax.jit, static_argnames=("graphdef", "function"))
-def _of_tokens(
-    graphdef: nnx.GraphDef[Any], params: Params, batch: Batch, function: Callable[[Any, Batch], jax.Array]
-) -> jax.Array:
-    """Returns logits_BSC, or logits_BK of choices, by a task's function."""
-    return function(nnx.merge(graphdef, params), batch)
-
-
-def _as_it_is(logits: jax.Array) -> jax.Array:
-    return logits
-
-
-@functools.partial(jax.jit, static_argnames=("graphdef", "normalize"))
-def _probabilities(
-    graphdef: nnx.GraphDef[Any], params: Params, batch: Batch, normalize: Callable[[jax.Array], jax.Array]
-) -> jax.Array:
-    return normalize(classification.logits(nnx.merge(graphdef, params), batch).astype(jnp.float32))

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from bertjax import cli, inference, runs
+from bertjax import cli, forward, runs
 from bertjax.config import CheckpointConfig, Config, DataConfig, FinetuneConfig, MeshConfig, TaskDataConfig
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import UserError
-from bertjax.inference import Model, Pooling, load
+from bertjax.forward import Pooling
+from bertjax.inference import Model, load
 from bertjax.model.params import params_of
 from bertjax.sharding import ACT_B
 from bertjax.storage import Folder
@@ -247,11 +248,11 @@ def test_a_question_is_cut_only_if_asked_to() -> None:
 
 
 def test_texts_of_similar_length_compile_once(model: Model, caplog: pytest.LogCaptureFixture) -> None:
-    pooled: Any = inference._pooled
+    pooled: Any = forward.pooled
     pooled.clear_cache()
     with jax.log_compiles():
         model.embed(["rain"] * 8, pooling="cls")
-        assert "Finished XLA compilation of jit(_pooled)" in caplog.text
+        assert "Finished XLA compilation of jit(pooled)" in caplog.text
         caplog.clear()
         model.embed(["the river"] * 7, pooling="cls")
         assert "XLA compilation" not in caplog.text
