@@ -7,7 +7,7 @@
 # SST-2, STS-B and RTE, each with train.tsv and dev.tsv. All that is printed goes to OUT/*.json, a line for each figure;
 # OUT/runs has the workdirs. Started again it goes on: what is there is not done again. Needs the extras gpu and parity.
 # PATTERN picks by the names of the files, such as 'step-base-*' or '@(prepare|pretraining)'; TIME is the pretraining's,
-# 15m by default. Python is that of $PYTHON, or python. On a GPU all takes about an hour and a half.
+# 15m by default. Python is that of $PYTHON, or python. On a GPU all takes about an hour.
 set -euo pipefail
 
 small= only='*' budget=15m
@@ -55,8 +55,9 @@ if [ "$small" ]; then
     rows_of() { echo 4; }
 else
     tiny=()
-    compared=(--against=huggingface --precisions bfloat16)
-    ablated=() techniques=()
+    turns=(--rounds=4 --turn_seconds=1) # a GPU's differ by 2 % at most (docs/log.md)
+    compared=("${turns[@]}" --against=huggingface --precisions bfloat16)
+    ablated=("${turns[@]}") techniques=()
     if [ "$(nproc)" -ge 12 ]; then # what is compiled side by side is sooner done
         compared+=(--at_once=True) ablated+=(--at_once=True)
     fi
