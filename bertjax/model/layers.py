@@ -111,10 +111,15 @@ def _look_up_and_keep(table_VD: jax.Array, ids_BS: jax.Array) -> tuple[jax.Array
 
 def _add_up(kept: tuple[jax.Array, jax.Array], x_BSD: jax.Array) -> tuple[jax.Array, None]:
     table_VD, ids_BS = kept
-    wide_VD = table_VD.astype(jnp.float32)
-    _, transposed = jax.vjp(lambda table_VD: table_VD.at[ids_BS].get(mode="fill", out_sharding=ACT_B), wide_VD)
-    (gradient_VD,) = transposed(x_BSD.astype(jnp.float32))
-    return gradient_VD.astype(table_VD.dtype), None
+
+    def of_device(ids_BS: jax.Array, x_BSD: jax.Array) -> jax.Array:
+        wide_VD = jnp.zeros(table_VD.shape, jnp.float32).at[ids_BS].add(x_BSD.astype(jnp.float32), mode="drop")
+        # Devices send each other what they send of other weights: gradients in the dtype of these.
+        return jax.lax.psum(wide_VD.astype(table_VD.dtype), sharding.BATCH)
+
+    of_rows = jax.shard_map(of_device, in_specs=(ACT_B, ACT_B), out_specs=REPLICATED)
+    gradient_VD = of_rows(jax.sharding.reshard(ids_BS, ACT_B), x_BSD)
+    return jax.sharding.reshard(gradient_VD, jax.typeof(table_VD).sharding.spec), None
 
 
 look_up.defvjp(_look_up_and_keep, _add_up)
