@@ -94,7 +94,8 @@ def run(c: FinetuneConfig, workdir: str | Path, read: Read | None = None) -> dic
         runs.open_workdir(folder.files, c, facts, tokenizer)
 
         # 3. What a step does.
-        unroll_layers = model_config.unroll_layers is True or model_config.layers <= FEW_LAYERS
+        asked = model_config.unroll_layers
+        unroll_layers = model_config.layers <= FEW_LAYERS if asked == "auto" else asked
         compiled_config = dataclasses.replace(model_config, unroll_layers=unroll_layers)
 
         def make_model(rngs: nnx.Rngs) -> nnx.Module:

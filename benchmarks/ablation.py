@@ -29,7 +29,6 @@ from bertjax.config import Config
 from bertjax.data.batches import Batch
 from bertjax.errors import UserError, reported
 from bertjax.model import encoder, layers
-from bertjax.sharding import ACT_BSNHK
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,8 +91,8 @@ def variants(c: Config) -> dict[str, Variant]:
         **{f"prng_{name}": Variant({"train": {"prng": name}}) for name in ("threefry2x32", "rbg", "unsafe_rbg")},
         **{name: Variant(environment={"XLA_FLAGS": flags(flag)}) for name, flag in of_backend.items()},
     }
-    if c.model.family != "bert":
-        del found["three_products"]
+    if backend.has_tpus():
+        del found["three_products"]  # which has one
     return {name: v for name, v in found.items() if not v.fields or with_fields(c, v.fields) != c}
 
 
@@ -110,12 +109,7 @@ def with_fields(c: Config, groups: Mapping[str, dict[str, Any]]) -> Config:
 
 def one_product() -> None:
     """Makes query, key and value in one product, which is cut apart."""
-
-    def attention_inputs(self: Any, x_BSD: Any, _layer: Any) -> tuple[Any, Any, Any, None]:
-        q_BSHK, k_BSHK, v_BSHK = jnp.unstack(self.qkv(x_BSD, out_sharding=ACT_BSNHK), axis=2)
-        return q_BSHK, k_BSHK, v_BSHK, None
-
-    setattr(encoder.Block, "attention_inputs", attention_inputs)  # noqa: B010 - mypy knows a method when it sees one
+    setattr(layers, "in_three_products", lambda x_BSD, layer, axis: layers.in_one_product(x_BSD, layer))  # noqa: B010, ARG005
 
 
 def exact_vocabulary() -> None:

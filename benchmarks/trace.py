@@ -6,7 +6,8 @@ RUN is a workdir of train.py with --train.profile_from=a --train.profile_steps=n
 jax.profiler: the newest counts, of several hosts' the first. Prints a JSON line about the program that took the most
 time, on the first GPU or TPU, or on all CPU devices together: how often it ran, if the trace tells, the seconds between
 the first start and the last end of an operation, the share of them in which any was at work, and the seconds of each
-kind of operation, without those of operations within it; what runs at the same time counts twice there.
+kind of operation (of a GPU's command buffers: of kernel), without those of operations within it; what runs at the same
+time counts twice there.
 """
 
 from __future__ import annotations

@@ -206,7 +206,7 @@ class Encoder(nnx.Module):
 
         keys = None if blocks_key is None else jax.random.split(blocks_key, self.c.layers)
         scanned = (stacked, jnp.arange(self.c.layers), keys)
-        unroll = self.c.unroll_layers is True
+        unroll = self.c.unroll_layers is True  # who trains it decides `auto`; asked once, it is scanned
         # A loop's barrier already keeps XLA from merging the second computation with the first.
         body = jax.checkpoint(body, policy=KEPT[self.c.remat], prevent_cse=unroll)
         last_BSD, hidden_LBSD = jax.lax.scan(body, x_BSD, scanned, unroll=unroll)

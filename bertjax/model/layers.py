@@ -19,7 +19,7 @@ from jax.sharding import PartitionSpec
 
 from bertjax import sharding
 from bertjax.config import ModelConfig
-from bertjax.sharding import ACT_B, ACT_BSHK, REPLICATED
+from bertjax.sharding import ACT_B, ACT_BSHK, ACT_BSNHK, REPLICATED
 
 LARGE_NEGATIVE = -1e9
 """Takes all probability from a logit, and stays finite in bfloat16 and when a whole row has it."""
@@ -67,11 +67,20 @@ def in_kernel_dtype(
 def projections(x_BSD: jax.Array, layer: nnx.Einsum, *, axis: int) -> list[jax.Array]:
     """Returns q_BSHK, k_BSHK and v_BSHK by a layer whose kernel has the three along `axis`.
 
-    By three products: cutting the result of one apart costs GPUs more than it saves; CPUs hardly tell (docs/log.md).
-    For TPUs by one: libtpu fails to compile some programs with three.
+    Cutting the result of one product apart costs GPUs more than it saves, and CPUs hardly tell (docs/log.md); for TPUs
+    libtpu fails to compile some programs with three.
     """
-    if sharding.device_of(jax.sharding.get_abstract_mesh())[1] == "tpu":
-        return list(jnp.unstack(layer(x_BSD, out_sharding=sharding.ACT_BSNHK), axis=2))
+    _, platform = sharding.device_of(jax.sharding.get_abstract_mesh())
+    return in_one_product(x_BSD, layer) if platform == "tpu" else in_three_products(x_BSD, layer, axis=axis)
+
+
+def in_one_product(x_BSD: jax.Array, layer: nnx.Einsum) -> list[jax.Array]:
+    """Returns the three cut out of one result."""
+    return list(jnp.unstack(layer(x_BSD, out_sharding=ACT_BSNHK), axis=2))
+
+
+def in_three_products(x_BSD: jax.Array, layer: nnx.Einsum, *, axis: int) -> list[jax.Array]:
+    """Returns the three by parts of the kernel; kept for the backward pass with their biases."""
     kernels_DHK = jnp.unstack(layer.kernel[...], axis=axis)
     biases_HK = [None] * 3 if layer.bias is None else list(jnp.unstack(layer.bias[...]))
     found = []
