@@ -94,9 +94,7 @@ def run(c: FinetuneConfig, workdir: str | Path, read: Read | None = None) -> dic
         runs.open_workdir(folder.files, c, facts, tokenizer)
 
         # 3. What a step does.
-        asked = model_config.unroll_layers
-        unroll_layers = model_config.layers <= FEW_LAYERS if asked == "auto" else asked
-        compiled_config = dataclasses.replace(model_config, unroll_layers=unroll_layers)
+        compiled_config = model_config.unrolled(auto=model_config.layers <= FEW_LAYERS)
 
         def make_model(rngs: nnx.Rngs) -> nnx.Module:
             return task.make_model(compiled_config, c.train.pooling, rngs)

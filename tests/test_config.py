@@ -133,3 +133,10 @@ def test_with_other_steps_warm_up_decay_and_phases_keep_their_shares() -> None:
     assert Config(optimizer=OptimizerConfig(warmup_steps=None)).with_steps(7).optimizer.warmup_steps is None
     with pytest.raises(ValueError, match="steps=0 is not greater than 0"):
         c.with_steps(19)  # no step for the last phase
+
+
+@pytest.mark.parametrize("auto", [True, False])
+def test_layers_are_unrolled_as_asked_for_or_as_is_best(auto: bool) -> None:
+    for asked, decided in [("auto", auto), (True, True), (False, False)]:
+        c = ModelConfig(unroll_layers=asked)  # type: ignore[arg-type]
+        assert c.unrolled(auto=auto).unroll_layers is decided

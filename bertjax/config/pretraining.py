@@ -98,6 +98,10 @@ class ModelConfig:
                 rotatable, f"width={self.width} over heads={self.heads} is odd, which cannot be rotated; use even heads"
             )
 
+    def unrolled(self, *, auto: bool) -> ModelConfig:
+        """Returns the config with `unroll_layers` decided: as it is asked for, or `auto`."""
+        return dataclasses.replace(self, unroll_layers=auto if self.unroll_layers == "auto" else self.unroll_layers)
+
     @property
     def biases(self) -> bool:
         """Whether dense layers and LayerNorms have biases."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -11,7 +10,7 @@ import optax
 from flax import nnx
 
 from bertjax import sharding
-from bertjax.config import Config, ModelConfig
+from bertjax.config import Config
 from bertjax.model.params import Params
 from bertjax.model.pretraining import BertForPretraining
 from bertjax.training import optimizers, step
@@ -31,7 +30,8 @@ def make_pretraining(c: Config, *, next_sentence: bool) -> Pretraining:
     """Returns what a run of this config computes; without `next_sentence` the masked-LM loss is all of it."""
 
     def make_model(rngs: nnx.Rngs) -> BertForPretraining:
-        return BertForPretraining(_for_training(c.model), rngs=rngs)
+        _, platform = sharding.device_of(jax.sharding.get_abstract_mesh())
+        return BertForPretraining(c.model.unrolled(auto=platform != "tpu"), rngs=rngs)
 
     loss = pretraining_loss if next_sentence else masked_lm_loss
     rate = optimizers.learning_rate(c.optimizer, c.train.steps)
@@ -48,10 +48,3 @@ def make_pretraining(c: Config, *, next_sentence: bool) -> Pretraining:
     )
     eval_step = step.make_forward(make_model, lambda model, batch: loss(model, batch, None)[1], c.train.precision)
     return Pretraining(make_model, optimizer, train_step, eval_step)
-
-
-def _for_training(c: ModelConfig) -> ModelConfig:
-    """Returns the config with `unroll_layers` decided for the devices of the mesh."""
-    _, platform = sharding.device_of(jax.sharding.get_abstract_mesh())
-    unroll_layers = platform != "tpu" if c.unroll_layers == "auto" else c.unroll_layers
-    return dataclasses.replace(c, unroll_layers=unroll_layers)
