@@ -10,7 +10,7 @@
 # 15m by default. Python is that of $PYTHON, or python. On a GPU all takes about an hour.
 set -euo pipefail
 
-small= only='*' budget=15m
+small= only='*' budget=15m picked=
 while [[ ${1:-} == --* ]]; do
     case $1 in
         --small) small=yes ;;
@@ -24,6 +24,9 @@ if [ $# -ne 4 ]; then
     sed -n '4s/^# *//p' "$0" >&2
     exit 2
 fi
+for path in "$2" "$3" "$4"; do
+    [ -e "$path" ] || { echo "error: there is no $path" >&2; exit 2; }
+done
 out=$(realpath -m "$1") text=$(realpath "$2") vocab=$(realpath "$3") tasks=$(realpath "$4")
 python=${PYTHON:-python}
 cd "$(dirname "$0")/.."
@@ -33,7 +36,9 @@ mkdir -p "$out/runs"
 measured() {
     local name=$1
     shift
-    [[ $name == $only && ! -e $out/$name.json ]] || return 0
+    [[ $name == $only ]] || return 0
+    picked=yes
+    [ -e "$out/$name.json" ] && return
     echo "== $name (after $SECONDS s)" >&2
     "$@" >"$out/$name.unfinished"
     mv "$out/$name.unfinished" "$out/$name.json"
@@ -123,4 +128,5 @@ for name in "${learned[@]}"; do
 done
 measured profile "$python" -m benchmarks.trace "$out/runs/base"
 measured inference "$python" -m benchmarks.inference "$out/runs/base" "${buckets[@]}"
+[ "$picked" ] || { echo "error: --only='$only' picks nothing; the files' names are like step-base-128" >&2; exit 2; }
 echo "done after $SECONDS s: $out" >&2

@@ -65,6 +65,19 @@ def test_one_command_measures_everything_and_goes_on_where_it_was(tmp_path: Path
     assert "==" not in again.stderr  # nothing is done twice
 
 
+@pytest.mark.parametrize(
+    ("options", "text", "message"),
+    [(["--only", "speed"], "text.txt", "error: --only='speed' picks nothing"), ([], "gone.txt", "error: there is no ")],
+)
+def test_what_it_cannot_do_is_an_error(tmp_path: Path, options: list[str], text: str, message: str) -> None:
+    _, *others = make_inputs(tmp_path)
+    script = ["bash", str(ROOT / "benchmarks" / "gpu.sh"), "--small", *options]
+    done = subprocess.run(
+        [*script, str(tmp_path / "out"), str(tmp_path / text), *others], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr[: len(message)]) == (2, message)
+
+
 def test_it_says_how_it_is_used() -> None:
     done = subprocess.run(["bash", str(ROOT / "benchmarks" / "gpu.sh"), "OUT"], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (
