@@ -4,20 +4,22 @@
 
 The step as the config has it, without --config that of `benchmarks.train_step`, and variants of it take turns, each in
 a process of its own. Prints a JSON line for each: real tokens a second, beside the default's of the same turns, and
-`gain`, how many times faster the default is. Kernels for attention do not drop its weights: `kernel` is XLA's without
-that, to be seen beside `attention_dropout`. The XLA flags that may matter on the backend are variants, too.
+`gain`, how many times faster the default is. `kernel` and `norm` are XLA's instead; as only Triton's kernel for
+attention drops weights, XLA drops none either beside the others, to be seen beside `attention_dropout`. The XLA flags
+that may matter on the backend are variants, too.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
+from jax.sharding import NamedSharding
 
 from benchmarks.alternation import Contender, alternate, ratio
 from benchmarks.our_step import Change, our_step
@@ -74,6 +76,7 @@ def variants(c: Config) -> dict[str, Variant]:
     other = "bfloat16" if c.train.precision == "float32" else "float32"
     of_backend = CPU_FLAGS if backend.only_cpus() else GPU_FLAGS
     scanned = backend.has_tpus() if c.model.unroll_layers == "auto" else not c.model.unroll_layers
+    drops = c.model.attention == "triton"
     found = {
         "gather": Variant(every_position=True),
         "three_products": Variant(change=one_product),
@@ -85,7 +88,8 @@ def variants(c: Config) -> dict[str, Variant]:
         "layers": Variant({"model": {"unroll_layers": scanned}}),
         "precision": Variant({"train": {"precision": other}}),
         "attention_dropout": Variant({"model": {"attention_dropout": 0.0}}),
-        "kernel": Variant({"model": {"attention_dropout": 0.0, "attention": "xla"}}),
+        "kernel": Variant({"model": {"attention": "xla"} | ({} if drops else {"attention_dropout": 0.0})}),
+        "norm": Variant({"model": {"norm": "xla"}}),
         "dropout": Variant({"model": {"dropout": 0.0, "attention_dropout": 0.0}}),
         **{f"remat_{way}": Variant({"model": {"remat": way}}) for way in ("none", "products", "block")},
         **{f"prng_{name}": Variant({"train": {"prng": name}}) for name in ("threefry2x32", "rbg", "unsafe_rbg")},
@@ -120,14 +124,13 @@ def exact_vocabulary() -> None:
 def whole_words() -> None:
     """Draws a random word for every element that may be dropped, instead of one for two."""
 
-    def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
+    def draw_kept(shape: Sequence[int], rate: float, key: jax.Array | None, cut: NamedSharding) -> jax.Array | None:
         if key is None or rate == 0:
-            return x
-        words = jax.random.bits(key, x.shape, jnp.uint32, out_sharding=jax.typeof(x).sharding)
-        keep = checkpoint_name(words >= round(rate * 2**32), layers.DRAWS)
-        return jnp.where(keep, x.astype(jnp.float32) / (1 - rate), 0).astype(x.dtype)
+            return None
+        words = jax.random.bits(key, tuple(shape), jnp.uint32, out_sharding=cut)
+        return checkpoint_name(words >= round(rate * 2**32), layers.DRAWS)
 
-    setattr(layers, "dropout", dropout)  # noqa: B010
+    setattr(layers, "draw_kept", draw_kept)  # noqa: B010
 
 
 def gelu_by_erfc() -> None:

@@ -28,8 +28,11 @@ os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + (
     " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 )
 # Before anything asks for devices: afterwards the number is fixed. Other platforms are for test_kernels_on_gpus.py.
-jax.config.update("jax_platforms", os.environ.get("BERTJAX_TEST_PLATFORMS", "cpu"))
+PLATFORMS = os.environ.get("BERTJAX_TEST_PLATFORMS", "cpu")
+jax.config.update("jax_platforms", PLATFORMS)
 jax.config.update("jax_num_cpu_devices", 8)
+if PLATFORMS == "cpu":
+    os.environ["TRITON_INTERPRET"] = "1"  # kernels are computed operation by operation; read when triton is imported
 # `x_BSD + bias_D` is easily a mistake for `x_BSD + bias_S`: shapes are lined up in writing.
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

@@ -60,9 +60,13 @@ class ModelConfig:
     unroll_layers: bool | Literal["auto"] = free("auto")
     """True compiles every block by itself: slower to compile, on GPUs and some CPUs faster to run (docs/log.md). `auto`
     does it in pretraining but on TPUs, and in fine-tuning up to six layers. Same result to rounding."""
-    attention: Literal["auto", "xla", "cudnn", "splash"] = free("auto")
+    attention: Literal["auto", "xla", "cudnn", "splash", "triton"] = free("auto")
     """What computes attention: XLA; a kernel of cuDNN on NVIDIA GPUs, or splash on TPUs, neither of which drops weights
-    (attention_dropout=0); `auto` takes the kernel where it can. Same result to rounding."""
+    (attention_dropout=0); `auto` takes the kernel where it can. `triton`, for NVIDIA GPUs (extra `triton`), drops
+    weights, too, and is unmeasured. Same result to rounding."""
+    norm: Literal["xla", "triton"] = free("xla")
+    """What adds a sublayer's output to its input and normalizes: XLA, or one kernel for NVIDIA GPUs (extra `triton`),
+    which is unmeasured. Same result to rounding."""
     remat: Literal["none", "products", "block"] = free("none")
     """What the backward pass computes again of a block to save memory: what is quick, but no product; the products of
     attention, too; all of it. Same result to rounding."""

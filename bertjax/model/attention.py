@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
+from jax.sharding import PartitionSpec as P
 
 from bertjax import sharding
 from bertjax.model import kernels, layers
@@ -45,7 +46,12 @@ def attention(
         local=reach is not None,
     )
     if (chosen := kernels.choose(kernel, case)) != "xla":
-        return kernels.attend(chosen, q_BSHK, k_BTHK, v_BTHK, spans_BS, most_spans)
+        rows, positions, heads, _ = jax.typeof(q_BSHK).sharding.spec
+        cut = jax.typeof(q_BSHK).sharding.update(spec=P(rows, heads, positions, None))
+        shape_BHST = (q_BSHK.shape[0], q_BSHK.shape[2], q_BSHK.shape[1], k_BTHK.shape[1])
+        keep_BHST = layers.draw_kept(shape_BHST, dropout, key, cut)
+        how: dict[str, Any] = {"most_spans": most_spans, "kept_scale": layers.kept_scale(dropout)}
+        return kernels.attend(chosen, q_BSHK, k_BTHK, v_BTHK, spans_BS, keep_BHST, **how)
     weights_BHST = attention_weights(q_BSHK, k_BTHK, spans_BS, reach=reach, dtype=v_BTHK.dtype)
     weights_BHST = layers.dropout(weights_BHST, dropout, key)
     return checkpoint_name(jnp.einsum("BHST,BTHK->BSHK", weights_BHST, v_BTHK), PRODUCTS)

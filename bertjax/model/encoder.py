@@ -15,8 +15,10 @@ from flax import nnx
 
 from bertjax.config import ModelConfig
 from bertjax.errors import UserError
-from bertjax.model import kernels, layers, modernbert
+from bertjax.model import layers, modernbert
 from bertjax.model.attention import attention, attention_weights
+from bertjax.model.kernels.cudnn import keeps_cudnn
+from bertjax.model.residual import add_and_norm
 from bertjax.sharding import (
     ACT_B,
     ACT_BSF,
@@ -38,7 +40,8 @@ _named = jax.checkpoint_policies.save_only_these_names
 _both = jax.checkpoint_policies.save_from_both_policies
 KEPT = {
     "none": _both(
-        _both(_PRODUCTS_WITH_WEIGHTS, kernels.keeps_cudnn), _named(layers.DRAWS, layers.PROJECTIONS, layers.PRODUCTS)
+        _both(_PRODUCTS_WITH_WEIGHTS, keeps_cudnn),
+        _named(layers.DRAWS, layers.PROJECTIONS, layers.PRODUCTS, layers.NORMS),
     ),
     "products": _both(_PRODUCTS_WITH_WEIGHTS, _named(layers.DRAWS, layers.PROJECTIONS)),
     "block": jax.checkpoint_policies.nothing_saveable,
@@ -150,11 +153,11 @@ class Block(nnx.Module):
             "most_spans": most_spans,
         }
         o_BSHK = attention(q_BSHK, k_BSHK, v_BSHK, spans_BS, key=weights_key, **how)
-        o_BSD = self.out(o_BSHK, out_sharding=ACT_B)
-        x_BSD = self.attention_norm(x_BSD + layers.dropout(o_BSD, self.c.dropout, attention_key))
+        o_BSD = layers.product("BSHK,HKD->BSD", o_BSHK, self.out.kernel[...], ACT_B)
+        x_BSD = add_and_norm(x_BSD, o_BSD, layers.there(self.out.bias), self.attention_norm, self.c, key=attention_key)
         h_BSF = layers.gelu(self.up(x_BSD, out_sharding=ACT_BSF), self.c)
-        h_BSD = self.down(h_BSF, out_sharding=ACT_B)
-        return self.mlp_norm(x_BSD + layers.dropout(h_BSD, self.c.dropout, mlp_key))
+        h_BSD = layers.product("BSF,FD->BSD", h_BSF, self.down.kernel[...], ACT_B)
+        return add_and_norm(x_BSD, h_BSD, layers.there(self.down.bias), self.mlp_norm, self.c, key=mlp_key)
 
 
 class Encoder(nnx.Module):

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
-from jax.sharding import PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 from bertjax import sharding
 from bertjax.config import ModelConfig
@@ -32,6 +33,9 @@ PROJECTIONS = "projections"
 
 PRODUCTS = "attention products"
 """The averages that attention gives, and the weights that they are of, or a kernel's sums of them."""
+
+NORMS = "norms"
+"""What a kernel normalized, and the statistics that its backward pass needs."""
 
 LEVELS = 2**16
 """Steps in which a dropout rate can be set: each element's draw is 16 bits."""
@@ -85,11 +89,23 @@ def in_three_products(x_BSD: jax.Array, layer: nnx.Einsum, *, axis: int) -> list
     biases_HK = [None] * 3 if layer.bias is None else list(jnp.unstack(layer.bias[...]))
     found = []
     for kernel_DHK, bias_HK in zip(kernels_DHK, biases_HK, strict=True):
-        y_BSHK = jnp.einsum("BSD,DHK->BSHK", x_BSD.astype(kernel_DHK.dtype), kernel_DHK, out_sharding=ACT_BSHK)
+        y_BSHK = product("BSD,DHK->BSHK", x_BSD, kernel_DHK, ACT_BSHK)
         if bias_HK is not None:
             y_BSHK = y_BSHK + bias_HK.astype(y_BSHK.dtype)[None, None]
         found.append(checkpoint_name(y_BSHK, PROJECTIONS))
     return found
+
+
+def product(subscripts: str, x: jax.Array, kernel: jax.Array, cut: PartitionSpec) -> jax.Array:
+    """Returns a dense layer's product in the kernel's dtype, without its bias: for who adds that later."""
+    return jnp.einsum(subscripts, x.astype(kernel.dtype), kernel, out_sharding=cut)
+
+
+def there(param: nnx.Param[Any] | None) -> jax.Array:
+    """Returns the array of a parameter that not every family has, but the caller's does."""
+    assert param is not None
+    array: jax.Array = param[...]
+    return array
 
 
 class Embed(nnx.Module):
@@ -164,20 +180,36 @@ def gelu(x: jax.Array, c: ModelConfig) -> jax.Array:
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
-    """Returns `x` with a share `rate` of its elements zeroed and the rest scaled up; `x` itself if `key` is None.
+    """Returns `x` with a share `rate` of its elements zeroed and the rest scaled up; `x` itself if `key` is None."""
+    keep = draw_kept(x.shape, rate, key, jax.typeof(x).sharding)
+    if keep is None:
+        return x
+    scaled = x.astype(jnp.float32) * kept_scale(rate)  # in bfloat16 the scale itself would be 0.2 % off
+    return jnp.where(keep, scaled, 0).astype(x.dtype)
+
+
+def draw_kept(shape: Sequence[int], rate: float, key: jax.Array | None, cut: NamedSharding) -> jax.Array | None:
+    """Returns for each element of that shape whether dropout keeps it, None if it drops nothing or `key` is None.
 
     Every random word decides two elements, one by each half, which saves half of the generator's work. The bits belong
     to places in the global array: the same on every mesh.
     """
-    dropped = min(round(rate * LEVELS), LEVELS - 1)
+    dropped = _dropped(rate)
     if key is None or dropped == 0:
-        return x
-    *rows, last = x.shape
-    words = jax.random.bits(key, (*rows, -(-last // 2)), jnp.uint32, out_sharding=jax.typeof(x).sharding)
+        return None
+    *rows, last = shape
+    words = jax.random.bits(key, (*rows, -(-last // 2)), jnp.uint32, out_sharding=cut)
     draws = jnp.concatenate([words.astype(jnp.uint16), (words >> 16).astype(jnp.uint16)], axis=-1)[..., :last]
-    scaled = x.astype(jnp.float32) * (LEVELS / (LEVELS - dropped))  # in bfloat16 the scale itself would be 0.2 % off
-    keep = checkpoint_name(draws >= dropped, DRAWS)
-    return jnp.where(keep, scaled, 0).astype(x.dtype)
+    return checkpoint_name(draws >= dropped, DRAWS)
+
+
+def kept_scale(rate: float) -> float:
+    """Returns the factor of what dropout keeps, by which the mean stays: 1 over the share that it keeps."""
+    return LEVELS / (LEVELS - _dropped(rate))
+
+
+def _dropped(rate: float) -> int:
+    return min(round(rate * LEVELS), LEVELS - 1)
 
 
 def split(key: jax.Array | None, number: int) -> list[jax.Array | None]:

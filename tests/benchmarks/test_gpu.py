@@ -54,11 +54,11 @@ def test_one_command_measures_everything_and_goes_on_where_it_was(tmp_path: Path
     assert done.returncode == 0, done.stderr[-3000:]
     expected = ("step-base-32", "step-base-32-packed", "ablation", "inference")
     figures = {name: json.loads((out / f"{name}.json").read_text()) for name in expected}
-    kernels = [json.loads((out / f"kernel-base-32{packed}.json").read_text()) for packed in ("", "-packed")]
+    kernels = [json.loads((out / f"kernel-base-32{rows}.json").read_text()) for rows in ("", "-packed", "-triton")]
     assert figures["step-base-32"]["ratio_best"] > 0
     assert figures["step-base-32-packed"]["pairs"] == 8
     assert figures["ablation"]["without"] == "gather"
-    assert [(row["without"], row["attention"]) for row in kernels] == [("kernel", "xla")] * 2
+    assert [(row["without"], row["attention"]) for row in kernels] == [("kernel", "xla")] * 3
     assert json.loads((out / "profile.json").read_text())["program"] == "jit_train_step"
     assert (out / "runs" / "stsb" / "report.html").is_file()
     again = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)

@@ -16,6 +16,7 @@ from bertjax.config import MeshConfig, ModelConfig
 from bertjax.errors import UserError
 from bertjax.model import encoder, kernels
 from bertjax.model.attention import attention
+from bertjax.model.kernels import choice, cudnn, splash
 from bertjax.sharding import ACT_B, ACT_BSHK, make_mesh
 from tests.model.attending import averages_and_gradients, lengths_to_spans, random_inputs
 
@@ -33,10 +34,10 @@ PACKED_BS = lengths_to_spans([[60, 100, 90], [130, 126]], 256)
 @pytest.fixture
 def interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a TPU its kernel is computed operation by operation."""
-    monkeypatch.setitem(kernels.COMPUTE, "splash", functools.partial(kernels.splash, interpret=True))
+    monkeypatch.setattr(splash, "attend", functools.partial(splash.attend, interpret=True))
 
 
-splash = functools.partial(kernels.attend, "splash")
+by_splash = functools.partial(kernels.attend, "splash")
 reference = functools.partial(attention, dropout=0.0, key=None, kernel="xla")
 
 
@@ -46,7 +47,7 @@ reference = functools.partial(attention, dropout=0.0, key=None, kernel="xla")
 def test_splash_is_the_reference(spans_BS: jax.Array, dtype: Any, tolerance: float) -> None:
     inputs = random_inputs(spans_BS, dtype)
     wanted = averages_and_gradients(reference, inputs)
-    found = averages_and_gradients(splash, inputs)
+    found = averages_and_gradients(by_splash, inputs)
     for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
         assert ours.dtype == theirs.dtype
         np.testing.assert_allclose(ours.astype(jnp.float32), theirs.astype(jnp.float32), atol=tolerance)
@@ -56,7 +57,7 @@ def test_splash_is_the_reference(spans_BS: jax.Array, dtype: Any, tolerance: flo
 def test_splash_cuts_rows_into_blocks() -> None:
     """640 positions are five blocks of 128, and a span that crosses them is one."""
     inputs = random_inputs(lengths_to_spans([[300, 320]], 640))
-    wanted, found = reference(*inputs[:4]), jax.jit(splash)(*inputs[:4])
+    wanted, found = reference(*inputs[:4]), jax.jit(by_splash)(*inputs[:4])
     np.testing.assert_allclose(found[:, :620], wanted[:, :620], atol=1e-5)
 
 
@@ -75,14 +76,14 @@ def cudnn_is_xla(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("cudnn_is_xla")
 def test_what_cudnn_is_asked_for_is_the_reference() -> None:
     inputs = random_inputs(PADDED_BS)
-    wanted, found = (averages_and_gradients(attend, inputs) for attend in (reference, kernels.cudnn))
+    wanted, found = (averages_and_gradients(attend, inputs) for attend in (reference, cudnn.attend))
     for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
 @pytest.mark.usefixtures("cudnn_is_xla")
 def test_rows_of_padding_stay_finite_in_cudnn() -> None:
-    found = averages_and_gradients(kernels.cudnn, random_inputs(lengths_to_spans([[]], 8)))
+    found = averages_and_gradients(cudnn.attend, random_inputs(lengths_to_spans([[]], 8)))
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(found))
 
 
@@ -100,10 +101,10 @@ def test_what_cudnn_computed_is_kept_unless_it_shall_not_be(remat: str, times: i
     q_BSHK, k_BTHK, v_BTHK, spans_BS, _ = random_inputs(PADDED_BS, jnp.bfloat16)
 
     def weighted(q_BSHK: jax.Array) -> jax.Array:
-        return jnp.sum(kernels.cudnn(q_BSHK * 2, k_BTHK, v_BTHK, spans_BS).astype(jnp.float32) ** 2)
+        return jnp.sum(cudnn.attend(q_BSHK * 2, k_BTHK, v_BTHK, spans_BS).astype(jnp.float32) ** 2)
 
     traced = jax.make_jaxpr(jax.grad(jax.checkpoint(weighted, policy=encoder.KEPT[remat])))(q_BSHK)
-    assert str(traced).count(kernels.CUDNN_PRIMITIVE) == times
+    assert str(traced).count(cudnn.PRIMITIVE) == times
 
 
 def lowered_for_nvidia(spans_BS: jax.Array, most_spans: int) -> str:
@@ -111,7 +112,7 @@ def lowered_for_nvidia(spans_BS: jax.Array, most_spans: int) -> str:
     q_BSHK, k_BTHK, v_BTHK, _, _ = random_inputs(spans_BS, jnp.bfloat16, head_width=64)
 
     def weighted(q_BSHK: jax.Array, k_BTHK: jax.Array, v_BTHK: jax.Array) -> jax.Array:
-        return jnp.sum(kernels.cudnn(q_BSHK, k_BTHK, v_BTHK, spans_BS, most_spans).astype(jnp.float32))
+        return jnp.sum(cudnn.attend(q_BSHK, k_BTHK, v_BTHK, spans_BS, most_spans).astype(jnp.float32))
 
     traced = jax.jit(jax.grad(weighted, argnums=(0, 1, 2))).trace(q_BSHK, k_BTHK, v_BTHK)
     return traced.lower(lowering_platforms=("cuda",)).as_text()
@@ -132,7 +133,7 @@ def test_cudnn_is_given_the_spans_of_packed_rows() -> None:
 
 def test_spans_are_told_by_their_lengths_and_starts() -> None:
     spans_BS = lengths_to_spans([[3, 1, 2], [4], []], 8)
-    lengths_BP, starts_BQ = kernels.lengths_and_starts(spans_BS, 3)
+    lengths_BP, starts_BQ = cudnn.lengths_and_starts(spans_BS, 3)
     assert lengths_BP.tolist() == [[3, 1, 2], [4, -1, -1], [-1, -1, -1]]
     assert starts_BQ.tolist() == [[0, 3, 4, -1], [0, -1, -1, -1], [-1, -1, -1, -1]]
 
@@ -142,9 +143,9 @@ def test_what_jax_does_not_publish_is_taken_if_asked_for() -> None:
     assert kernels.choose("auto", case) == "xla"
     assert kernels.choose("cudnn", case) == "cudnn"
     for name in ("NVIDIA H200", "NVIDIA GH200 480GB", "NVIDIA B200", "NVIDIA GB200", "NVIDIA H100 PCIe"):
-        assert kernels.HOPPER_ON.search(name)
+        assert choice.HOPPER_ON.search(name)
     for name in ("NVIDIA A100-SXM4-80GB", "NVIDIA L40S", "NVIDIA A10G", "Tesla V100-SXM2-16GB"):
-        assert not kernels.HOPPER_ON.search(name)
+        assert not choice.HOPPER_ON.search(name)
 
 
 @pytest.mark.usefixtures("interpreted", "cudnn_is_xla")

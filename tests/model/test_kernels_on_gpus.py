@@ -1,22 +1,25 @@
-"""What cuDNN computes, on a GPU that has it: `BERTJAX_TEST_PLATFORMS=cuda python -m pytest` with this file's name.
+"""What kernels compute, on a GPU that has them: `BERTJAX_TEST_PLATFORMS=cuda python -m pytest` with this file's name.
 
-Everywhere else tests/model/test_kernels.py looks at what cuDNN would be asked for.
+Everywhere else tests/model/test_kernels.py looks at what cuDNN would be asked for, and test_triton.py interprets.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bertjax.config import MeshConfig
+from bertjax.config import MeshConfig, ModelConfig
 from bertjax.model import kernels
 from bertjax.model.attention import attention
 from bertjax.sharding import make_mesh
 from tests.model.attending import averages_and_gradients, lengths_to_spans, random_inputs
+from tests.model.norming import norm_inputs, sums_and_gradients
 
 pytestmark = pytest.mark.skipif(jax.default_backend() != "gpu", reason="there is no GPU")
 
@@ -24,23 +27,42 @@ TOLERANCE = 0.02
 """Of the reference's largest number: bfloat16 keeps 8 bits, and the gradients are sums of many products."""
 
 
-@pytest.mark.parametrize(
-    "spans_BS",
-    [
-        lengths_to_spans([[128], [100], [1], []], 128),
-        lengths_to_spans([[512], [300], [511]], 512),
-        lengths_to_spans([[60, 40, 28], [128], [100, 20], []], 128),
-        lengths_to_spans([[300, 212], [100, 100, 100, 100], [511, 1]], 512),
-    ],
-    ids=["128", "512", "packed-128", "packed-512"],
-)
-def test_cudnn_is_the_reference(spans_BS: jax.Array) -> None:
+ROWS = [
+    pytest.param(lengths_to_spans([[128], [100], [1], []], 128), id="128"),
+    pytest.param(lengths_to_spans([[512], [300], [511]], 512), id="512"),
+    pytest.param(lengths_to_spans([[60, 40, 28], [128], [100, 20], []], 128), id="packed-128"),
+    pytest.param(lengths_to_spans([[300, 212], [100, 100, 100, 100], [511, 1]], 512), id="packed-512"),
+]
+
+
+def assert_close(found: Any, wanted: Any) -> None:
+    for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        assert np.isfinite(ours.astype(jnp.float32)).all()
+        np.testing.assert_allclose(ours.astype(jnp.float32), theirs, atol=TOLERANCE * np.abs(theirs).max())
+
+
+@pytest.mark.parametrize(("kernel", "rate"), [("cudnn", 0.0), ("triton", 0.0), ("triton", 0.1)])
+@pytest.mark.parametrize("spans_BS", ROWS)
+def test_a_kernel_is_the_reference(spans_BS: jax.Array, kernel: kernels.Kernel, rate: float) -> None:
+    if kernel == "triton":
+        pytest.importorskip("jax_triton")
     inputs = random_inputs(spans_BS, jnp.bfloat16, head_width=64)
     wide = tuple(x.astype(jnp.float32) if x.dtype == jnp.bfloat16 else x for x in inputs)
-    cudnn = functools.partial(kernels.attend, "cudnn", most_spans=int(spans_BS.max()))
+    how: dict[str, Any] = {"dropout": rate, "key": jax.random.key(0), "most_spans": int(spans_BS.max())}
     with jax.set_mesh(make_mesh(MeshConfig(), jax.devices()[:1])), jax.default_matmul_precision("highest"):
-        wanted = averages_and_gradients(functools.partial(attention, dropout=0.0, key=None), wide)
-        found = averages_and_gradients(cudnn, inputs)
-    for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
-        assert np.isfinite(ours).all()
-        np.testing.assert_allclose(ours.astype(jnp.float32), theirs, atol=TOLERANCE * np.abs(theirs).max())
+        wanted = averages_and_gradients(functools.partial(attention, kernel="xla", **how), wide)
+        attend = functools.partial(attention, kernel=kernel, **how)
+        assert "custom_call" in jax.jit(attend).lower(*inputs[:4]).as_text()
+        assert_close(averages_and_gradients(attend, inputs), wanted)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.1])
+@pytest.mark.parametrize("width", [768, 1024])
+def test_the_norm_of_a_sum_is_the_reference(width: int, rate: float) -> None:
+    pytest.importorskip("jax_triton")
+    c = ModelConfig(width=width, heads=width // 64, dropout=rate)
+    inputs = norm_inputs(4, 100, width)
+    rounded = tuple(x.astype(jnp.bfloat16) for x in inputs)
+    with jax.set_mesh(make_mesh(MeshConfig(), jax.devices()[:1])):
+        wanted = sums_and_gradients(c, tuple(x.astype(jnp.float32) for x in rounded))
+        assert_close(sums_and_gradients(dataclasses.replace(c, norm="triton"), rounded), wanted)

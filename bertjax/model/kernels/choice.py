@@ -1,0 +1,211 @@
+"""Which kernels there are for a backend and a shape, what `auto` takes, and how they are called.
+
+None but Triton's drops weights of attention, and none has ModernBERT's local windows; there the references in
+model/attention.py and model/residual.py compute. `python -m benchmarks.ablation --only kernel norm` measures what a
+kernel is worth.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib
+import importlib.util
+import re
+from typing import Any, Literal, get_args
+
+import jax
+
+from bertjax.config import ModelConfig
+from bertjax.errors import UserError
+from bertjax.sharding import REPLICATED
+
+Kernel = Literal["xla", "cudnn", "splash", "triton"]
+
+# Imported when they are called: each is of use on one backend only, and Pallas for TPUs takes a second.
+MODULES: dict[Kernel, str] = {"cudnn": "cudnn", "splash": "splash", "triton": "triton_attention"}
+NORM_MODULE = "triton_norm"
+
+LANES = 128  # of a TPU: splash's blocks are multiples of it
+WIDEST = 128  # head width up to which cuDNN has it before Hopper
+TRITON_HEADS = (16, 32, 64)
+TRITON_POSITIONS = 16  # the smallest product of tensor cores
+TRITON_WIDTH = 2048  # of hidden states, of which a program holds a whole row in registers
+# NVIDIA's names of what cuDNN's attention does not run on; data centre GPUs of that time begin with Tesla.
+BEFORE_AMPERE = re.compile(r"\b(GTX|MX\d{3}|Quadro|RTX 20[678]0|T4G?|T\d{3,4}|TITAN)\b")
+# Others have too little shared memory for its blocks.
+TRITON_ON = re.compile(r"\b(A[18]00|G?H[128]\d\d?|G?B[123]\d\d)\b")
+HOPPER_ON = re.compile(r"\b(G?H[12]0\d|G?B[123]\d\d|RTX PRO)\b")
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """What decides which kernels can compute an attention."""
+
+    device_kind: str
+    platform: str
+    positions: int
+    head_width: int
+    dtype: str
+    dropout: float = 0.0
+    """On the weights."""
+    most_spans: int | None = 1
+    """Of a row, if that is known."""
+    local: bool = False
+    """Whether some layers see near positions only."""
+
+
+def choose(asked: Literal["auto"] | Kernel, case: Case) -> Kernel:
+    """Returns the kernel asked for or, of `auto`, the backend's; "xla" where that cannot."""
+    if asked != "auto":
+        return asked if obstacle(asked, case) is None else "xla"
+    if obstacle("splash", case) is None:
+        return "splash"
+    # What JAX does not publish, cuDNN for packed rows, is for those who ask for it; so is Triton, until it is measured.
+    return "cudnn" if obstacle("cudnn", case) is None and case.most_spans == 1 else "xla"
+
+
+def case_of(c: ModelConfig, device: tuple[str, str], *, positions: int, dtype: str, most_spans: int | None) -> Case:
+    """Returns that of training on such rows; `device` is its (device_kind, platform)."""
+    return Case(
+        *device,
+        positions=positions,
+        head_width=c.width // c.heads,
+        dtype=dtype,
+        dropout=c.attention_dropout,
+        most_spans=most_spans,
+        local=c.family == "modernbert",
+    )
+
+
+def check(c: ModelConfig, device: tuple[str, str], *, positions: int, dtype: str, most_spans: int | None) -> Kernel:
+    """Returns what computes attention in that case.
+
+    Raises: UserError if the config asks for a kernel, of attention or of normalization, that cannot.
+    """
+    case = case_of(c, device, positions=positions, dtype=dtype, most_spans=most_spans)
+    if c.attention != "auto" and (reason := obstacle(c.attention, case)):
+        raise UserError(f"model.attention={c.attention!r} {reason}; use {' or '.join(('auto', *supported(case)))}")
+    if c.norm != "xla" and (reason := norm_obstacle(c, device)):
+        raise UserError(f"model.norm={c.norm!r} {reason}; use xla")
+    return choose(c.attention, case)
+
+
+def supported(case: Case) -> list[Kernel]:
+    """Returns the kernels that can compute the case; the first is the reference."""
+    return [kernel for kernel in get_args(Kernel) if obstacle(kernel, case) is None]
+
+
+def obstacle(kernel: Kernel, case: Case) -> str | None:
+    """Returns why the kernel cannot compute the case, None if it can."""
+    if kernel == "xla":
+        return None
+    if case.local:
+        return "has no local windows, but model.family='modernbert'"
+    if kernel == "triton":
+        return _obstacle_for_triton(case)
+    if case.dropout > 0:
+        return f"drops no weights, but model.attention_dropout={case.dropout}"
+    return _obstacle_for_splash(case) if kernel == "splash" else _obstacle_for_cudnn(case)
+
+
+def _obstacle_for_splash(case: Case) -> str | None:
+    if case.platform != "tpu":
+        return f"runs on TPUs, not on {case.device_kind}"
+    if case.positions % LANES:
+        return f"takes rows of a multiple of {LANES} positions, not of {case.positions}"
+    return None
+
+
+def _obstacle_for_cudnn(case: Case) -> str | None:
+    if reason := _obstacle_for_nvidia(case.device_kind) or _obstacle_in_dtype(case):
+        return reason
+    if case.head_width % 8 or case.head_width > WIDEST:
+        return f"takes heads of a width that is a multiple of 8 up to {WIDEST}, not {case.head_width}"
+    if case.most_spans is None:
+        return "takes rows of which the most spans are known"
+    if case.most_spans > 1 and not HOPPER_ON.search(case.device_kind):
+        return f"takes packed rows from Hopper (H100) on, not on {case.device_kind}"
+    return None
+
+
+def _obstacle_for_triton(case: Case) -> str | None:
+    if not TRITON_ON.search(case.device_kind) or not case.device_kind.startswith("NVIDIA"):
+        return f"runs on NVIDIA's A100, H100, B200 and their like, not on {case.device_kind}"
+    if reason := _obstacle_in_dtype(case):
+        return reason
+    if case.head_width not in TRITON_HEADS:
+        return f"takes heads of a width of {', '.join(map(str, TRITON_HEADS))}, not {case.head_width}"
+    if case.positions % TRITON_POSITIONS:
+        return f"takes rows of a multiple of {TRITON_POSITIONS} positions, not of {case.positions}"
+    return _obstacle_without_triton()
+
+
+def _obstacle_for_nvidia(device_kind: str) -> str | None:
+    if not device_kind.startswith("NVIDIA") or BEFORE_AMPERE.search(device_kind):  # AMD's have other names
+        return f"runs on NVIDIA GPUs from Ampere (A100) on, not on {device_kind}"
+    return None
+
+
+def _obstacle_in_dtype(case: Case) -> str | None:
+    return None if case.dtype in ("bfloat16", "float16") else f"computes in bfloat16, not in {case.dtype}"
+
+
+def _obstacle_without_triton() -> str | None:
+    there = importlib.util.find_spec("jax_triton") is not None
+    return None if there else "needs jax-triton (Python 3.12): pip install 'bertjax[triton]'"
+
+
+def norm_obstacle(c: ModelConfig, device: tuple[str, str]) -> str | None:
+    """Returns why Triton's kernel cannot normalize in the model on that (device_kind, platform), None if it can."""
+    if reason := _obstacle_for_nvidia(device[0]):
+        return reason
+    if c.family == "modernbert":
+        return "normalizes sums, but the blocks of model.family='modernbert' what they read"
+    if c.width > TRITON_WIDTH:
+        return f"takes a width of up to {TRITON_WIDTH}, not {c.width}"
+    return _obstacle_without_triton()
+
+
+def attend(
+    kernel: Kernel,
+    q_BSHK: jax.Array,
+    k_BTHK: jax.Array,
+    v_BTHK: jax.Array,
+    spans_BS: jax.Array,
+    keep_BHST: jax.Array | None = None,
+    *,
+    most_spans: int | None = None,
+    kept_scale: float = 1.0,
+) -> jax.Array:
+    """Returns o_BSHK by a kernel, each device its own rows and heads: compilers cannot partition kernels.
+
+    `keep_BHST` says which weights are not dropped, but times `kept_scale`; without it none is.
+    """
+    how: dict[str, Any] = {"kept_scale": kept_scale} if kernel == "triton" else {"most_spans": most_spans}
+    compute = functools.partial(importlib.import_module(f"{__package__}.{MODULES[kernel]}").attend, **how)
+    arrays = (q_BSHK, k_BTHK, v_BTHK, spans_BS, *(() if keep_BHST is None else (keep_BHST,)))
+    specs = tuple(jax.typeof(x).sharding.spec for x in arrays)
+    # check_vma=False: kernels do not say how their results vary over the mesh.
+    local = jax.shard_map(compute, in_specs=specs, out_specs=specs[0], check_vma=False)
+    return local(*arrays)
+
+
+def add_and_norm(
+    x_BSD: jax.Array,
+    y_BSD: jax.Array,
+    bias_D: jax.Array,
+    scale_D: jax.Array,
+    shift_D: jax.Array,
+    keep_BSD: jax.Array | None,
+    *,
+    kept_scale: float,
+    epsilon: float,
+) -> jax.Array:
+    """Returns the normalized sum of x and what is kept of y + bias, times `kept_scale`, each device its own rows."""
+    module = importlib.import_module(f"{__package__}.{NORM_MODULE}")
+    compute = functools.partial(module.add_and_norm, kept_scale=kept_scale, epsilon=epsilon)
+    arrays = (x_BSD, y_BSD, bias_D, scale_D, shift_D, *(() if keep_BSD is None else (keep_BSD,)))
+    rows = jax.typeof(x_BSD).sharding.spec
+    specs = tuple(REPLICATED if x.ndim == 1 else rows for x in arrays)
+    return jax.shard_map(compute, in_specs=specs, out_specs=rows, check_vma=False)(*arrays)

@@ -1,0 +1,229 @@
+"""Triton's kernels without a GPU: computed by its interpreter instead of jax-triton, and compiled for two.
+
+tests/model/test_kernels_on_gpus.py runs them on one. Triton comes with torch, so all of it needs the extra parity.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from bertjax import sharding
+from bertjax.config import MeshConfig, ModelConfig
+from bertjax.errors import UserError
+from bertjax.model import encoder, kernels
+from bertjax.model.attention import attention, attention_weights
+from bertjax.model.kernels import choice
+from bertjax.sharding import ACT_B, make_mesh
+from tests.model import tiny
+from tests.model.attending import Arrays, averages_and_gradients, lengths_to_spans, random_inputs
+from tests.model.norming import norm_inputs, sums_and_gradients
+
+pytestmark = pytest.mark.skipif(
+    jax.default_backend() != "cpu" or any(importlib.util.find_spec(name) is None for name in ("torch", "triton")),
+    reason="there is no triton to interpret",
+)
+
+H100 = ("NVIDIA H100 80GB HBM3", "gpu")
+
+
+def interpreted_call(
+    *inputs: Any, kernel: Any, out_type: Any, grid: tuple[int, ...], name: str, num_warps: int, **constants: Any
+) -> Any:
+    """What jax_triton.triton_call means: a kernel's pointers are the inputs, and then the results but for constants."""
+    del name, num_warps
+    constants.pop("num_stages", None)
+    import torch
+
+    shapes, tree = jax.tree.flatten(out_type)
+    pointers = dict(zip(kernel.arg_names, inputs, strict=False))
+    arrays = {key: x for key, x in pointers.items() if x is not None}
+    results = [key for key in kernel.arg_names if key not in pointers and key not in constants][: len(shapes)]
+    assert all(key.endswith("_ptr") for key in (*pointers, *results))
+
+    def compute(arrays: dict[str, Any]) -> list[np.ndarray]:
+        made = {key: np.zeros(shape.shape, shape.dtype) for key, shape in zip(results, shapes, strict=True)}
+        tensors = {key: torch.from_numpy(np.array(x)) for key, x in (arrays | made).items()}
+        kernel[grid](**(pointers | tensors | constants))
+        return [tensors[key].numpy() for key in results]
+
+    return jax.tree.unflatten(tree, jax.pure_callback(compute, shapes, arrays))
+
+
+@pytest.fixture(autouse=True)
+def on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The device says that it is a GPU which has jax-triton; its kernels are interpreted, so float32 will do, too."""
+    stand_in = types.ModuleType("jax_triton")
+    stand_in.triton_call = interpreted_call  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "jax_triton", stand_in)  # which need not be installed
+    for name in ("triton_attention", "triton_norm"):
+        module = importlib.import_module(f"bertjax.model.kernels.{name}")
+        monkeypatch.setattr(module, "jax_triton", stand_in)
+    monkeypatch.setattr(choice, "_obstacle_without_triton", lambda: None)
+    monkeypatch.setattr(choice, "_obstacle_in_dtype", lambda _: None)
+    monkeypatch.setattr(sharding, "device_of", lambda _: H100)
+
+
+def assert_close(found: Any, wanted: Any, tolerance: float = 2e-5) -> None:
+    for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        assert ours.dtype == theirs.dtype
+        np.testing.assert_allclose(ours, theirs, atol=tolerance)
+
+
+def attend(kernel: kernels.Kernel, rate: float) -> Callable[..., jax.Array]:
+    return functools.partial(attention, dropout=rate, key=jax.random.key(3), kernel=kernel)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.1])
+@pytest.mark.parametrize(
+    "spans_BS",
+    [
+        pytest.param(lengths_to_spans([[128], [100], []], 128), id="one block"),
+        pytest.param(lengths_to_spans([[60, 100, 20], [192]], 192), id="three blocks, packed"),
+        pytest.param(lengths_to_spans([[30], [11, 20]], 48), id="small blocks"),
+    ],
+)
+def test_attention_is_the_reference_and_drops_the_same(spans_BS: jax.Array, rate: float) -> None:
+    inputs = random_inputs(spans_BS)
+    wanted, found = (averages_and_gradients(attend(kernel, rate), inputs) for kernel in ("xla", "triton"))
+    assert_close(found, wanted)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.1])
+@pytest.mark.parametrize(("rows", "positions", "width"), [(2, 37, 96), (3, 50, 128)])
+def test_norm_is_the_reference_and_drops_the_same(rows: int, positions: int, width: int, rate: float) -> None:
+    """Neither rows nor width need to fill a program's block."""
+    c = ModelConfig(width=width, heads=1, dropout=rate, norm_epsilon=1e-3)
+    inputs = norm_inputs(rows, positions, width)
+    wanted, found = (sums_and_gradients(dataclasses.replace(c, norm=kernel), inputs) for kernel in ("xla", "triton"))
+    assert_close(found, wanted, 1e-4)
+
+
+def losses_and_gradients(c: ModelConfig, mesh: jax.sharding.Mesh) -> Any:
+    """Returns a loss of the encoder's last hidden states, dropout on, and its gradients."""
+    ids_BS = np.random.default_rng(0).integers(5, 150, (4, 16), dtype=np.int32)
+    spans_BS = np.asarray(lengths_to_spans([[16], [9], [5, 6], [12]], 16))
+    rows = (ids_BS, np.zeros_like(ids_BS), np.zeros_like(ids_BS), spans_BS)
+
+    def loss(model: encoder.Encoder, rows: Arrays) -> jax.Array:
+        x_BSD = model(*rows, key=jax.random.key(1))
+        return jnp.sum(jnp.sin(x_BSD) * (rows[-1] > 0)[:, :, None])
+
+    with jax.set_mesh(mesh):
+        cut = tuple(jax.device_put(x, jax.NamedSharding(mesh, ACT_B)) for x in rows)
+        return jax.device_get(jax.jit(nnx.value_and_grad(loss))(encoder.Encoder(c, rngs=nnx.Rngs(0)), cut))
+
+
+SMALL = dataclasses.replace(tiny.CONFIG, heads=2, unroll_layers=True)
+BY_TRITON: dict[str, Any] = {"attention": "triton", "norm": "triton"}
+
+
+@pytest.mark.parametrize("remat", ["none", "products", "block"])
+def test_a_model_is_the_reference_whatever_is_kept(remat: Any) -> None:
+    c = dataclasses.replace(SMALL, remat=remat)
+    found = losses_and_gradients(dataclasses.replace(c, **BY_TRITON), tiny.one_device())
+    assert_close(found, losses_and_gradients(c, tiny.one_device()), 2e-4)
+
+
+@pytest.mark.parametrize(("remat", "calls"), [("none", 12), ("products", 17)])
+def test_what_a_kernel_gave_is_kept_unless_it_shall_not_be(remat: Any, calls: int) -> None:
+    """Two norms and an attention a layer, forward and backward, are 12; more are computed again."""
+    model = encoder.Encoder(dataclasses.replace(SMALL, remat=remat, **BY_TRITON), rngs=nnx.Rngs(0))
+    ones_BS = jnp.ones((2, 16), jnp.int32)
+
+    def loss(model: encoder.Encoder) -> jax.Array:
+        return jnp.sum(model(ones_BS, ones_BS, ones_BS, ones_BS, key=jax.random.key(1)))
+
+    compiled = jax.jit(nnx.grad(loss)).lower(model).compile().as_text() or ""
+    assert compiled.count('custom_call_target="xla_ffi_python_cpu_callback"') == calls
+
+
+def test_every_device_computes_its_own_rows_and_heads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What kernels compute on each device is computed by JAX: XLA's devices would wait for each other's callbacks."""
+    from bertjax.model.kernels import triton_attention, triton_norm
+
+    def attend(*arrays: jax.Array, kept_scale: float) -> jax.Array:
+        q_BSHK, k_BTHK, v_BTHK, spans_BS, keep_BHST = arrays
+        weights_BHST = attention_weights(q_BSHK, k_BTHK, spans_BS) * keep_BHST * kept_scale
+        return jnp.einsum("BHST,BTHK->BSHK", weights_BHST, v_BTHK)
+
+    def added(*arrays: jax.Array, kept_scale: float, epsilon: float) -> jax.Array:
+        x_BSD, y_BSD, bias_D, scale_D, shift_D, keep_BSD = arrays
+        sum_BSD = x_BSD + (y_BSD + bias_D[None, None]) * keep_BSD * kept_scale
+        return jax.nn.standardize(sum_BSD, epsilon=epsilon) * scale_D[None, None] + shift_D[None, None]
+
+    monkeypatch.setattr(triton_attention, "attend", attend)
+    monkeypatch.setattr(triton_norm, "add_and_norm", added)
+    mesh = make_mesh(MeshConfig(data=2, model=2), jax.devices()[:4])
+    found = losses_and_gradients(dataclasses.replace(SMALL, **BY_TRITON), mesh)
+    assert_close(found, losses_and_gradients(SMALL, tiny.one_device()), 2e-4)
+
+
+@pytest.mark.parametrize(
+    ("c", "device", "message"),
+    [
+        (
+            {"norm": "triton"},
+            ("cpu", "cpu"),
+            r"^model.norm='triton' runs on NVIDIA GPUs from Ampere .* on cpu; use xla$",
+        ),
+        ({"norm": "triton", "family": "modernbert"}, H100, "the blocks of model.family='modernbert' what they read"),
+        ({"norm": "triton", "width": 4096, "heads": 64}, H100, "takes a width of up to 2048, not 4096"),
+        (
+            {"attention": "triton"},
+            ("NVIDIA GeForce RTX 4090", "gpu"),
+            "B200 and their like, not on NVIDIA GeForce RTX 4090",
+        ),
+        ({"attention": "triton", "heads": 4}, H100, "takes heads of a width of 16, 32, 64, not 192"),
+        ({"attention": "triton", "family": "modernbert"}, H100, "no local windows"),
+    ],
+)
+def test_a_kernel_that_cannot_is_an_error(c: dict[str, Any], device: tuple[str, str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        kernels.check(ModelConfig(**c), device, positions=128, dtype="bfloat16", most_spans=1)
+
+
+def test_triton_is_for_those_who_ask_for_it() -> None:
+    case = kernels.Case(*H100, positions=128, head_width=64, dtype="bfloat16", dropout=0.1)
+    assert kernels.choose("auto", case) == "xla"
+    assert kernels.choose("triton", case) == "triton"
+    assert kernels.choose("triton", dataclasses.replace(case, positions=100)) == "xla"
+
+
+def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    message = r"needs jax-triton \(Python 3.12\): pip install 'bertjax\[triton\]'; use auto or xla or cudnn"
+    c = ModelConfig(attention="triton", attention_dropout=0)
+    with pytest.raises(UserError, match=message):
+        kernels.check(c, H100, positions=128, dtype="bfloat16", most_spans=1)
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.uname().machine != "x86_64", reason="triton brings no ptxas")
+def test_kernels_compile_for_gpus_and_stay_in_their_registers() -> None:
+    root = Path(__file__).parents[2]
+    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.model.compile_triton"], cwd=root, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    spills = {tuple(name): bytes_ for *name, _, bytes_ in map(json.loads, done.stdout.splitlines())}
+    assert len(spills) == 10
+    # Ampere's attention backward has no room for one block of 128 positions, and is slower for it.
+    assert {name: n for name, n in spills.items() if n > 32 and name != (80, "attention", 128)} == {}
