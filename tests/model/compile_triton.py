@@ -14,18 +14,16 @@ import subprocess
 import sys
 import tempfile
 import types
-from pathlib import Path
 from typing import Any
 
 import triton
 from triton.backends.compiler import GPUTarget
+from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
 sys.modules.setdefault("jax_triton", types.ModuleType("jax_triton"))  # not needed to compile
 
 from bertjax.model.kernels import triton_attention, triton_norm  # noqa: E402
-
-PTXAS = Path(triton.__file__).parent / "backends/nvidia/bin/ptxas"
 
 
 def spilled(kernel: Any, types: list[str], constants: dict[str, Any], capability: int, **options: Any) -> int:
@@ -39,7 +37,7 @@ def spilled(kernel: Any, types: list[str], constants: dict[str, Any], capability
     with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
         file.write(ptx)
         file.flush()
-        command = [str(PTXAS), "-v", f"-arch={target}", file.name, "-o", "/dev/null"]
+        command = [get_ptxas(capability).path, "-v", f"-arch={target}", file.name, "-o", "/dev/null"]
         said = subprocess.run(command, capture_output=True, text=True, check=True)
     return int(re.findall(r"(\d+) bytes spill stores", said.stderr)[0])
 

@@ -1,6 +1,6 @@
 """Triton's kernels without a GPU: computed by its interpreter instead of jax-triton, and compiled for two.
 
-tests/model/test_kernels_on_gpus.py runs them on one. Triton comes with torch, so all of it needs the extra parity.
+tests/model/test_kernels_on_gpus.py runs them on one. All of it needs the extras triton and parity.
 """
 
 from __future__ import annotations
