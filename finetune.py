@@ -16,7 +16,7 @@ import argparse
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -120,8 +120,8 @@ def run(c: FinetuneConfig, workdir: str | Path, read: Read | None = None) -> dic
             start, waiting = int(state.step), Waiting(**counters.get("waiting", {}))
             last = start if waiting.is_over(c.train.patience) else steps
             best_outputs: dict[int, Outputs] = {}  # by their step; none before this process has found a best
-            attention = running.attention_of(compiled_config, train, padded, c.train.precision, mesh)
-            say_what_runs(task, c, mesh, attention, start, steps)
+            computed = running.what_computes(compiled_config, train, padded, c.train.precision, mesh)
+            say_what_runs(task, c, mesh, computed, start, steps)
             remove_final(folder, goes_on=start < last)
 
             # 5. The loop, as in train.py; evaluations come with a checkpoint, so that the best one can be kept.
@@ -293,14 +293,14 @@ def fingerprint(task: Task) -> str:
 
 
 def say_what_runs(
-    task: Task, c: FinetuneConfig, mesh: jax.sharding.Mesh, attention: Sequence[str], start: int, steps: int
+    task: Task, c: FinetuneConfig, mesh: jax.sharding.Mesh, computed: str, start: int, steps: int
 ) -> None:
     """Prints the first log line: where, what, how much."""
     train, validation = (len(task.parts[name].examples) for name in ("train", "validation"))
     begin = "random weights" if c.train.from_scratch else c.init_from
     hosts.say(
-        f"{mesh.size} x {mesh.devices.flat[0].device_kind}, mesh {dict(mesh.shape)}, {c.train.precision}, attention by"
-        f" {' and '.join(attention)}; from {begin}; {len(task.labels)} labels, {train} training examples, {validation}"
+        f"{mesh.size} x {mesh.devices.flat[0].device_kind}, mesh {dict(mesh.shape)}, {c.train.precision},"
+        f" {computed}; from {begin}; {len(task.labels)} labels, {train} training examples, {validation}"
         f" to validate; " + (f"going on from step {start} of {steps}" if start else f"{steps} steps")
     )
 

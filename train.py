@@ -265,11 +265,10 @@ def held_out_figures(means: dict[str, float], held_out: Sequence[data.Batch]) ->
 def say_where_it_runs(c: Config, attention: Sequence[kernels.Kernel], mesh: jax.sharding.Mesh) -> None:
     """Prints the first log line: on what and how."""
     device = mesh.devices.flat[0]
-    norm = "" if c.model.norm == "xla" else f", sums and norms by {c.model.norm}"
     dropout = "" if c.train.prng == "threefry2x32" else f"; dropout by {c.train.prng}, other on every mesh"
     hosts.say(
-        f"{mesh.size} x {device.device_kind}, mesh {dict(mesh.shape)}, {c.train.precision}, attention by"
-        f" {', then '.join(dict.fromkeys(attention))}{norm}{dropout}"
+        f"{mesh.size} x {device.device_kind}, mesh {dict(mesh.shape)}, {c.train.precision},"
+        f" {kernels.named(attention, kernels.norm_of(c.model, sharding.device_of(mesh)))}{dropout}"
     )
 
 

@@ -51,7 +51,7 @@ if [ "$small" ]; then
     tiny=(--model.layers=1 --model.width=32 --model.heads=2 --model.mlp_width=64 --train.precision=float32)
     compared=(--rounds=1 --turn_seconds=0.01 --against=huggingface --precisions float32 --ways eager)
     ablated=(--rounds=1 --turn_seconds=0.01) techniques=(--only gather)
-    packed=(--pairs_per_row=2 --model.attention_dropout=0) own=() own_kernels=(kernel)
+    packed=(--pairs_per_row=2 --model.attention_dropout=0) own=(--model.norm=xla) own_kernels=(kernel)
     sizes=(base) lengths=(32)
     run=(--train.steps=20 --train.batch_size=8 --train.eval_every=10 --train.eval_rows=16
         --optimizer.warmup_steps=None --train.profile_from=5 --train.profile_steps=2)
@@ -71,6 +71,11 @@ else
     tokens=$((memory >= 120000 ? 32768 : 16384))
     packed=(--pairs_per_row=2 --model.attention_dropout=0 --model.attention=cudnn)
     own=(--model.attention=triton --model.norm=triton) own_kernels=(kernel norm)
+    if ! "$python" -c "from bertjax.model import kernels; import jax, sys; from bertjax.config import ModelConfig
+sys.exit(kernels.norm_of(ModelConfig(norm='triton'), (jax.devices()[0].device_kind, 'gpu')) == 'xla')"; then
+        own=()
+        echo "no kernels of our own: they need the extra triton and an A100, H100 or H200" >&2
+    fi
     sizes=(base large) lengths=(128 512)
     run=("--train.budget=$budget" --train.batch_size=256 --train.eval_every=1000 --checkpoint.save_every=2000
         --optimizer.warmup_steps=None --optimizer.peak_lr=4e-4 --train.profile_from=101 --train.profile_steps=5)
@@ -106,14 +111,14 @@ for size in "${sizes[@]}"; do
         measured "step-$size-$length" "${step[@]}"
         measured "step-$size-$length-kernel" "${step[@]}" --model.attention_dropout=0
         measured "step-$size-$length-packed" "${step[@]}" "${packed[@]}" --lengths $((length * 3 / 4)) $((length / 4))
-        measured "step-$size-$length-triton" "${step[@]}" "${own[@]}"
+        [ ${#own[@]} = 0 ] || measured "step-$size-$length-triton" "${step[@]}" "${own[@]}"
         kernel=("$python" -m benchmarks.ablation "--config=configs/bert_$size.py" "${tiny[@]}"
             "--data.seq_len=$length" "--data.max_predictions=$((length * 15 / 100 + 1))"
             "--train.batch_size=$(rows_of "$size" "$length")" "${ablated[@]}")
         measured "kernel-$size-$length" "${kernel[@]}" --model.attention_dropout=0 --only kernel
         measured "kernel-$size-$length-packed" "${kernel[@]}" "${packed[@]}" \
             --lengths $((length * 3 / 4)) $((length / 4)) --only kernel
-        measured "kernel-$size-$length-triton" "${kernel[@]}" "${own[@]}" --only "${own_kernels[@]}"
+        [ ${#own[@]} = 0 ] || measured "kernel-$size-$length-triton" "${kernel[@]}" "${own[@]}" --only "${own_kernels[@]}"
     done
 done
 measured ablation "$python" -m benchmarks.ablation --config=configs/bert_base.py "${tiny[@]}" \

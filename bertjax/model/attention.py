@@ -46,15 +46,20 @@ def attention(
         local=reach is not None,
     )
     if (chosen := kernels.choose(kernel, case)) != "xla":
-        rows, positions, heads, _ = jax.typeof(q_BSHK).sharding.spec
-        cut = jax.typeof(q_BSHK).sharding.update(spec=P(rows, heads, positions, None))
-        shape_BHST = (q_BSHK.shape[0], q_BSHK.shape[2], q_BSHK.shape[1], k_BTHK.shape[1])
-        keep_BHST = layers.draw_kept(shape_BHST, dropout, key, cut)
+        keep_BHST = _draw_kept(q_BSHK, k_BTHK, dropout, key) if chosen == "triton" else None
         how: dict[str, Any] = {"most_spans": most_spans, "kept_scale": layers.kept_scale(dropout)}
         return kernels.attend(chosen, q_BSHK, k_BTHK, v_BTHK, spans_BS, keep_BHST, **how)
     weights_BHST = attention_weights(q_BSHK, k_BTHK, spans_BS, reach=reach, dtype=v_BTHK.dtype)
     weights_BHST = layers.dropout(weights_BHST, dropout, key)
     return checkpoint_name(jnp.einsum("BHST,BTHK->BSHK", weights_BHST, v_BTHK), PRODUCTS)
+
+
+def _draw_kept(q_BSHK: jax.Array, k_BTHK: jax.Array, rate: float, key: jax.Array | None) -> jax.Array | None:
+    """Returns keep_BHST, what layers.dropout would keep of the weights that a kernel does not show."""
+    cut = jax.typeof(q_BSHK).sharding
+    rows, positions, heads, _ = cut.spec
+    shape_BHST = (q_BSHK.shape[0], q_BSHK.shape[2], q_BSHK.shape[1], k_BTHK.shape[1])
+    return layers.draw_kept(shape_BHST, rate, key, cut.update(spec=P(rows, heads, positions, None)))
 
 
 def attention_weights(

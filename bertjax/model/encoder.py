@@ -147,17 +147,14 @@ class Block(nnx.Module):
         """Returns x_BSD one layer on."""
         weights_key, attention_key, mlp_key = layers.split(key, 3)
         q_BSHK, k_BSHK, v_BSHK, _ = self.attention_inputs(x_BSD, layer)
-        how: dict[str, Any] = {
-            "dropout": self.c.attention_dropout,
-            "kernel": self.c.attention,
-            "most_spans": most_spans,
-        }
+        c, of = self.c, layers.array_of
+        how: dict[str, Any] = {"dropout": c.attention_dropout, "kernel": c.attention, "most_spans": most_spans}
         o_BSHK = attention(q_BSHK, k_BSHK, v_BSHK, spans_BS, key=weights_key, **how)
-        o_BSD = layers.product("BSHK,HKD->BSD", o_BSHK, self.out.kernel[...], ACT_B)
-        x_BSD = add_and_norm(x_BSD, o_BSD, layers.there(self.out.bias), self.attention_norm, self.c, key=attention_key)
-        h_BSF = layers.gelu(self.up(x_BSD, out_sharding=ACT_BSF), self.c)
-        h_BSD = layers.product("BSF,FD->BSD", h_BSF, self.down.kernel[...], ACT_B)
-        return add_and_norm(x_BSD, h_BSD, layers.there(self.down.bias), self.mlp_norm, self.c, key=mlp_key)
+        o_BSD = layers.product("BSHK,HKD->BSD", o_BSHK, of(self.out.kernel), ACT_B)
+        x_BSD = add_and_norm(x_BSD, o_BSD, of(self.out.bias), self.attention_norm, c, key=attention_key)
+        h_BSF = layers.gelu(self.up(x_BSD, out_sharding=ACT_BSF), c)
+        h_BSD = layers.product("BSF,FD->BSD", h_BSF, of(self.down.kernel), ACT_B)
+        return add_and_norm(x_BSD, h_BSD, of(self.down.bias), self.mlp_norm, c, key=mlp_key)
 
 
 class Encoder(nnx.Module):

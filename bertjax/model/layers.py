@@ -97,11 +97,11 @@ def in_three_products(x_BSD: jax.Array, layer: nnx.Einsum, *, axis: int) -> list
 
 
 def product(subscripts: str, x: jax.Array, kernel: jax.Array, cut: PartitionSpec) -> jax.Array:
-    """Returns a dense layer's product in the kernel's dtype, without its bias: for who adds that later."""
+    """Returns a dense layer's product in the kernel's dtype, without its bias, which is added later."""
     return jnp.einsum(subscripts, x.astype(kernel.dtype), kernel, out_sharding=cut)
 
 
-def there(param: nnx.Param[Any] | None) -> jax.Array:
+def array_of(param: nnx.Param[Any] | None) -> jax.Array:
     """Returns the array of a parameter that not every family has, but the caller's does."""
     assert param is not None
     array: jax.Array = param[...]

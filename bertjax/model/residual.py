@@ -24,11 +24,12 @@ def add_and_norm(
     Source: Vaswani et al. 2017, sections 3.1 and 5.4.
     """
     device = sharding.device_of(jax.sharding.get_abstract_mesh())
-    if c.norm == "xla" or kernels.norm_obstacle(c, device):
+    if kernels.norm_of(c, device) == "xla":
         y_BSD = y_BSD + bias_D.astype(y_BSD.dtype)[None, None]
         return norm(x_BSD + layers.dropout(y_BSD, c.dropout, key))
+    # Imported here: Triton is there for GPUs only.
+    from bertjax.model.kernels import triton_norm
+
     keep_BSD = layers.draw_kept(y_BSD.shape, c.dropout, key, jax.typeof(y_BSD).sharding)
-    how = {"kept_scale": layers.kept_scale(c.dropout), "epsilon": c.norm_epsilon}
-    return kernels.add_and_norm(
-        x_BSD, y_BSD, bias_D, layers.there(norm.scale), layers.there(norm.bias), keep_BSD, **how
-    )
+    params = (bias_D, layers.array_of(norm.scale), layers.array_of(norm.bias))
+    return triton_norm.add_and_norm(x_BSD, y_BSD, keep_BSD, *params, layers.kept_scale(c.dropout), c.norm_epsilon)

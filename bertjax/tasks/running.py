@@ -52,14 +52,15 @@ def training_batches(
     return batch
 
 
-def attention_of(
+def what_computes(
     c: ModelConfig, features: batches.Features, padded: Sequence[int], precision: Precision, mesh: jax.sharding.Mesh
-) -> list[kernels.Kernel]:
-    """Returns what computes attention in rows of these lengths; a kernel that cannot gives way to the reference."""
+) -> str:
+    """Returns by what rows of these lengths are computed, for a log: by the reference where a kernel cannot."""
     most_spans = max((int(spans[-1]) for spans in features.spans or ()), default=1)
     how: dict[str, Any] = {"dtype": precision, "most_spans": most_spans}
-    cases = (kernels.case_of(c, sharding.device_of(mesh), positions=length, **how) for length in padded)
-    return list(dict.fromkeys(kernels.choose(c.attention, case) for case in cases))
+    device = sharding.device_of(mesh)
+    cases = (kernels.case_of(c, device, positions=length, **how) for length in padded)
+    return kernels.named((kernels.choose(c.attention, case) for case in cases), kernels.norm_of(c, device))
 
 
 def make_optimizer(c: FinetuneConfig, schedule: optax.Schedule) -> optax.GradientTransformation:

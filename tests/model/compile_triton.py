@@ -1,19 +1,21 @@
-"""Compiles Triton's kernels for GPUs, which need not be there, and prints what their programs spill.
+"""Compiles Triton's kernels for GPUs, which need not be there, and prints what their programs take.
 
     python -m tests.model.compile_triton
 
-A line of JSON for each: compute capability, kernel, positions or width, and the bytes that the forward and the backward
-program write to memory because registers do not hold them.
+A line of JSON for each, of A100 (compute capability 8.0) and H100 (9.0): the bytes that it writes to memory because
+registers do not hold them, and those of shared memory that a program asks for.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import subprocess
 import sys
 import tempfile
 import types
+from collections.abc import Iterator
 from typing import Any
 
 import triton
@@ -25,44 +27,62 @@ sys.modules.setdefault("jax_triton", types.ModuleType("jax_triton"))  # not need
 
 from bertjax.model.kernels import triton_attention, triton_norm  # noqa: E402
 
+BF, F, MASK, INT = "*bf16", "*fp32", "*i1", "*i32"
 
-def spilled(kernel: Any, types: list[str], constants: dict[str, Any], capability: int, **options: Any) -> int:
-    """Returns the bytes of one program's spills; `types` are those of the parameters that are not constant."""
+
+def compiled(
+    name: str, kernel: Any, types: list[str], constants: dict[str, Any], capability: int, **options: Any
+) -> dict[str, Any]:
+    """Returns what one program takes; `types` are those of the parameters that are not constant."""
     free = [name for name in kernel.arg_names if name not in constants]
     signature = dict(zip(free, types, strict=True)) | dict.fromkeys(constants, "constexpr")
     aligned = {(kernel.arg_names.index(name),): [["tt.divisibility", 16]] for name in free}  # as jax-triton says
     source = ASTSource(kernel, {name: signature[name] for name in kernel.arg_names}, constants, aligned)
-    ptx = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options).asm["ptx"]
-    target = re.findall(r"\.target (sm_\w+)", ptx)[0]
+    made = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+    target = re.findall(r"\.target (sm_\w+)", made.asm["ptx"])[0]
     with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
-        file.write(ptx)
+        file.write(made.asm["ptx"])
         file.flush()
         command = [get_ptxas(capability).path, "-v", f"-arch={target}", file.name, "-o", "/dev/null"]
         said = subprocess.run(command, capture_output=True, text=True, check=True)
-    return int(re.findall(r"(\d+) bytes spill stores", said.stderr)[0])
+    spilled = int(re.findall(r"(\d+) bytes spill stores", said.stderr)[0])
+    return {"name": f"{capability} {name}", "spilled": spilled, "shared": made.metadata.shared}
+
+
+def attention_programs(positions: int, head_width: int, mask: bool, capability: int) -> Iterator[dict[str, Any]]:
+    """Yields the forward and the backward program."""
+    shape = (2, positions, 12, head_width)
+    how = {key: n for key, n in triton_attention.launch(shape).items() if key != "grid"}
+    constants = triton_attention.constants(shape, 1.1) | ({} if mask else {"keep_ptr": None})
+    types = [BF, BF, BF, INT, *([MASK] if mask else []), BF, F]
+    name = f"{positions} {'with' if mask else 'without'} dropout"
+    yield compiled(f"attention forward {name}", triton_attention.forward, types, constants, capability, **how)
+    types += [BF] * 4
+    yield compiled(f"attention backward {name}", triton_attention.backward, types, constants, capability, **how)
+
+
+def norm_programs(width: int, mask: bool, capability: int) -> Iterator[dict[str, Any]]:
+    """Yields the forward and the backward program."""
+    masks, how = [MASK] if mask else [], {"num_warps": triton_norm.WARPS}
+    constants = {"epsilon": 1e-12} | ({} if mask else {"keep_ptr": None})
+    constants |= triton_norm.constants(4096, width, triton_norm.FORWARD_TILE, 1.1)
+    name = f"{width} {'with' if mask else 'without'} dropout"
+    types = [BF, BF, *masks, F, F, F, BF, F, F]
+    yield compiled(f"norm forward {name}", triton_norm.forward, types, constants, capability, **how)
+    constants = {"rows_per_program": triton_norm.ROWS} | ({} if mask else {"keep_ptr": None, "dy_ptr": None})
+    constants |= triton_norm.constants(4096, width, triton_norm.BACKWARD_TILE, 1.1)
+    types = [BF, BF, *masks, F, F, F, F, BF, BF, *([BF] if mask else []), F]
+    yield compiled(f"norm backward {name}", triton_norm.backward, types, constants, capability, **how)
 
 
 def main() -> None:
-    """Prints them for Ampere and Hopper."""
-    b, f, keep, i = "*bf16", "*fp32", "*i1", "*i32"
-    for capability in (80, 90):
-        for shape in ((2, 128, 12, 64), (2, 512, 16, 64)):
-            how = {key: n for key, n in triton_attention.launch(shape).items() if key != "grid"}
-            constants = triton_attention.constants(shape, 1.1)
-            types = [b, b, b, i, keep, b, f]
-            forward = spilled(triton_attention.forward, types, constants, capability, **how)
-            backward = spilled(triton_attention.backward, [*types, b, b, b, b], constants, capability, **how)
-            print(json.dumps([capability, "attention", shape[1], forward, backward]))
-        for width in (768, 1024, 2048):
-            how = {"num_warps": triton_norm.WARPS}
-            constants = {"rows": 4096, "epsilon": 1e-12} | triton_norm.constants(width, triton_norm.FORWARD_TILE, 1.1)
-            types = [b, b, keep, b, b, b, b, f, f]
-            forward = spilled(triton_norm.forward, types, constants, capability, **how)
-            constants = {"rows": 4096, "each": triton_norm.ROWS}
-            constants |= triton_norm.constants(width, triton_norm.BACKWARD_TILE, 1.1)
-            types = [b, b, keep, b, b, f, f, b, b, b, f]
-            backward = spilled(triton_norm.backward, types, constants, capability, **how)
-            print(json.dumps([capability, "norm", width, forward, backward]))
+    """Prints them."""
+    for capability, mask in itertools.product((80, 90), (True, False)):
+        programs = [attention_programs(positions, 64, mask, capability) for positions in (128, 512)]
+        programs += [attention_programs(48, 32, mask, capability)]
+        programs += [norm_programs(width, mask, capability) for width in (256, 768, 1024, 2048)]
+        for line in itertools.chain(*programs):
+            print(json.dumps(line))
 
 
 if __name__ == "__main__":

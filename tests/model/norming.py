@@ -12,6 +12,8 @@ from bertjax.model import layers
 from bertjax.model.residual import add_and_norm
 from tests.model.attending import Arrays
 
+KEY = jax.random.key(3)
+
 
 def norm_inputs(rows: int, positions: int, width: int) -> Arrays:
     """Returns (x_BSD, y_BSD, bias_D, scale_D, shift_D, weights_BSD)."""
@@ -20,7 +22,7 @@ def norm_inputs(rows: int, positions: int, width: int) -> Arrays:
     return tuple(jnp.array(rng.normal(size=shape), jnp.float32) for shape in shapes)
 
 
-def sums_and_gradients(c: ModelConfig, inputs: Arrays) -> tuple[jax.Array, Arrays]:
+def sums_and_gradients(c: ModelConfig, inputs: Arrays, key: jax.Array | None = KEY) -> tuple[jax.Array, Arrays]:
     """Returns what add_and_norm gives, and the gradients by all that goes in."""
     *arrays, weights_BSD = inputs
 
@@ -29,7 +31,7 @@ def sums_and_gradients(c: ModelConfig, inputs: Arrays) -> tuple[jax.Array, Array
     ) -> tuple[jax.Array, jax.Array]:
         norm = layers.LayerNorm(c, rngs=nnx.Rngs(0))
         norm.scale, norm.bias = nnx.Param(scale_D), nnx.Param(shift_D)
-        out_BSD = add_and_norm(x_BSD, y_BSD, bias_D, norm, c, key=jax.random.key(3))
+        out_BSD = add_and_norm(x_BSD, y_BSD, bias_D, norm, c, key=key)
         return jnp.sum(out_BSD * weights_BSD), out_BSD
 
     (_, out_BSD), gradients = jax.jit(jax.value_and_grad(weighted, argnums=(0, 1, 2, 3, 4), has_aux=True))(*arrays)

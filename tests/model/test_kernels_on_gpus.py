@@ -19,7 +19,7 @@ from bertjax.model import kernels
 from bertjax.model.attention import attention
 from bertjax.sharding import make_mesh
 from tests.model.attending import averages_and_gradients, lengths_to_spans, random_inputs
-from tests.model.norming import norm_inputs, sums_and_gradients
+from tests.model.norming import KEY, norm_inputs, sums_and_gradients
 
 pytestmark = pytest.mark.skipif(jax.default_backend() != "gpu", reason="there is no GPU")
 
@@ -27,6 +27,7 @@ TOLERANCE = 0.02
 """Of the reference's largest number: bfloat16 keeps 8 bits, and the gradients are sums of many products."""
 
 
+CALLS = {"cudnn": "__cudnn$fmha", "triton": "triton_kernel_call"}
 ROWS = [
     pytest.param(lengths_to_spans([[128], [100], [1], []], 128), id="128"),
     pytest.param(lengths_to_spans([[512], [300], [511]], 512), id="512"),
@@ -41,18 +42,22 @@ def assert_close(found: Any, wanted: Any) -> None:
         np.testing.assert_allclose(ours.astype(jnp.float32), theirs, atol=TOLERANCE * np.abs(theirs).max())
 
 
-@pytest.mark.parametrize(("kernel", "rate"), [("cudnn", 0.0), ("triton", 0.0), ("triton", 0.1)])
+@pytest.mark.parametrize(
+    ("kernel", "rate", "key"), [("cudnn", 0.0, KEY), ("triton", 0.0, KEY), ("triton", 0.1, KEY), ("triton", 0.1, None)]
+)
 @pytest.mark.parametrize("spans_BS", ROWS)
-def test_a_kernel_is_the_reference(spans_BS: jax.Array, kernel: kernels.Kernel, rate: float) -> None:
+def test_a_kernel_is_the_reference(
+    spans_BS: jax.Array, kernel: kernels.Kernel, rate: float, key: jax.Array | None
+) -> None:
     if kernel == "triton":
         pytest.importorskip("jax_triton")
     inputs = random_inputs(spans_BS, jnp.bfloat16, head_width=64)
     wide = tuple(x.astype(jnp.float32) if x.dtype == jnp.bfloat16 else x for x in inputs)
-    how: dict[str, Any] = {"dropout": rate, "key": jax.random.key(0), "most_spans": int(spans_BS.max())}
+    how: dict[str, Any] = {"dropout": rate, "key": key, "most_spans": int(spans_BS.max())}
     with jax.set_mesh(make_mesh(MeshConfig(), jax.devices()[:1])), jax.default_matmul_precision("highest"):
         wanted = averages_and_gradients(functools.partial(attention, kernel="xla", **how), wide)
         attend = functools.partial(attention, kernel=kernel, **how)
-        assert "custom_call" in jax.jit(attend).lower(*inputs[:4]).as_text()
+        assert CALLS[kernel] in jax.jit(attend).lower(*inputs[:4]).as_text()
         assert_close(averages_and_gradients(attend, inputs), wanted)
 
 
@@ -61,8 +66,10 @@ def test_a_kernel_is_the_reference(spans_BS: jax.Array, kernel: kernels.Kernel, 
 def test_the_norm_of_a_sum_is_the_reference(width: int, rate: float) -> None:
     pytest.importorskip("jax_triton")
     c = ModelConfig(width=width, heads=width // 64, dropout=rate)
-    inputs = norm_inputs(4, 100, width)
-    rounded = tuple(x.astype(jnp.bfloat16) for x in inputs)
+    x_BSD, y_BSD, *params_D, weights_BSD = norm_inputs(4, 100, width)
+    inputs = (x_BSD.astype(jnp.bfloat16), y_BSD.astype(jnp.bfloat16), *params_D, weights_BSD)
     with jax.set_mesh(make_mesh(MeshConfig(), jax.devices()[:1])):
-        wanted = sums_and_gradients(c, tuple(x.astype(jnp.float32) for x in rounded))
-        assert_close(sums_and_gradients(dataclasses.replace(c, norm="triton"), rounded), wanted)
+        wanted = sums_and_gradients(c, tuple(x.astype(jnp.float32) for x in inputs))
+        by_kernel = dataclasses.replace(c, norm="triton")
+        assert CALLS["triton"] in jax.jit(functools.partial(sums_and_gradients, by_kernel)).lower(inputs).as_text()
+        assert_close(sums_and_gradients(by_kernel, inputs), wanted)

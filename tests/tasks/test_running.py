@@ -27,14 +27,14 @@ def rows(*spans: list[int]) -> Features:
 
 
 @pytest.mark.parametrize(("spans", "kernel"), [([1, 1], "cudnn"), ([1, 2], "xla")])
-def test_attention_is_said_of_the_rows_there_are(
+def test_what_computes_is_said_of_the_rows_there_are(
     spans: list[int], kernel: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     features = rows([1, 1], spans)
-    assert running.attention_of(MODEL, features, [64, 128], "bfloat16", mesh) == ["xla"]
+    assert running.what_computes(MODEL, features, [64, 128], "bfloat16", mesh) == "attention by xla"
     monkeypatch.setattr(sharding, "device_of", lambda _: ("NVIDIA H100 80GB HBM3", "gpu"))
-    assert running.attention_of(MODEL, features, [64, 128], "bfloat16", mesh) == [kernel]
+    assert running.what_computes(MODEL, features, [64, 128], "bfloat16", mesh) == f"attention by {kernel}"
 
 
 class Told(Exception):

@@ -3,12 +3,13 @@
 from bertjax.model.kernels.choice import (
     Case,
     Kernel,
-    add_and_norm,
     attend,
     case_of,
     check,
     choose,
+    named,
     norm_obstacle,
+    norm_of,
     obstacle,
     supported,
 )
@@ -16,12 +17,13 @@ from bertjax.model.kernels.choice import (
 __all__ = [
     "Case",
     "Kernel",
-    "add_and_norm",
     "attend",
     "case_of",
     "check",
     "choose",
+    "named",
     "norm_obstacle",
+    "norm_of",
     "obstacle",
     "supported",
 ]

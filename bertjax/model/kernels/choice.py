@@ -8,23 +8,18 @@ kernel is worth.
 from __future__ import annotations
 
 import dataclasses
-import functools
-import importlib
 import importlib.util
 import re
-from typing import Any, Literal, get_args
+from collections.abc import Iterable
+from typing import Literal, get_args
 
 import jax
 
 from bertjax.config import ModelConfig
 from bertjax.errors import UserError
-from bertjax.sharding import REPLICATED
+from bertjax.model.kernels import cudnn
 
 Kernel = Literal["xla", "cudnn", "splash", "triton"]
-
-# Imported when they are called: each is of use on one backend only, and Pallas for TPUs takes a second.
-MODULES: dict[Kernel, str] = {"cudnn": "cudnn", "splash": "splash", "triton": "triton_attention"}
-NORM_MODULE = "triton_norm"
 
 LANES = 128  # of a TPU: splash's blocks are multiples of it
 WIDEST = 128  # head width up to which cuDNN has it before Hopper
@@ -33,8 +28,9 @@ TRITON_POSITIONS = 16  # the smallest product of tensor cores
 TRITON_WIDTH = 2048  # of hidden states, of which a program holds a whole row in registers
 # NVIDIA's names of what cuDNN's attention does not run on; data centre GPUs of that time begin with Tesla.
 BEFORE_AMPERE = re.compile(r"\b(GTX|MX\d{3}|Quadro|RTX 20[678]0|T4G?|T\d{3,4}|TITAN)\b")
-# Others have too little shared memory for its blocks.
-TRITON_ON = re.compile(r"\b(A[18]00|G?H[128]\d\d?|G?B[123]\d\d)\b")
+# Older or smaller GPUs have too little shared memory for a block of a whole row; what Triton writes for newer ones,
+# CUDA's assembler does not read before 13.1.
+TRITON_ON = re.compile(r"^NVIDIA (A[18]00|G?H[128]\d\d?)\b")
 HOPPER_ON = re.compile(r"\b(G?H[12]0\d|G?B[123]\d\d|RTX PRO)\b")
 
 
@@ -130,15 +126,17 @@ def _obstacle_for_cudnn(case: Case) -> str | None:
 
 
 def _obstacle_for_triton(case: Case) -> str | None:
-    if not TRITON_ON.search(case.device_kind) or not case.device_kind.startswith("NVIDIA"):
-        return f"runs on NVIDIA's A100, H100, B200 and their like, not on {case.device_kind}"
-    if reason := _obstacle_in_dtype(case):
+    if reason := _obstacle_on_device(case.device_kind) or _obstacle_in_dtype(case):
         return reason
     if case.head_width not in TRITON_HEADS:
         return f"takes heads of a width of {', '.join(map(str, TRITON_HEADS))}, not {case.head_width}"
     if case.positions % TRITON_POSITIONS:
         return f"takes rows of a multiple of {TRITON_POSITIONS} positions, not of {case.positions}"
     return _obstacle_without_triton()
+
+
+def _obstacle_on_device(device_kind: str) -> str | None:
+    return None if TRITON_ON.search(device_kind) else f"runs on NVIDIA's A100, H100 and H200, not on {device_kind}"
 
 
 def _obstacle_for_nvidia(device_kind: str) -> str | None:
@@ -153,12 +151,23 @@ def _obstacle_in_dtype(case: Case) -> str | None:
 
 def _obstacle_without_triton() -> str | None:
     there = importlib.util.find_spec("jax_triton") is not None
-    return None if there else "needs jax-triton (Python 3.12): pip install 'bertjax[triton]'"
+    return None if there else "needs jax-triton (Python 3.12 or newer): pip install 'bertjax[triton]'"
+
+
+def norm_of(c: ModelConfig, device: tuple[str, str]) -> Literal["xla", "triton"]:
+    """Returns what normalizes the sums of the model on that (device_kind, platform): "xla" where the kernel cannot."""
+    return "xla" if c.norm == "xla" or norm_obstacle(c, device) else c.norm
+
+
+def named(attention: Iterable[Kernel], norm: Kernel) -> str:
+    """Returns what computes, for a log: each kernel of attention once, and that of norms if it is not the reference."""
+    norms = "" if norm == "xla" else f", sums and norms by {norm}"
+    return f"attention by {', then '.join(dict.fromkeys(attention))}{norms}"
 
 
 def norm_obstacle(c: ModelConfig, device: tuple[str, str]) -> str | None:
     """Returns why Triton's kernel cannot normalize in the model on that (device_kind, platform), None if it can."""
-    if reason := _obstacle_for_nvidia(device[0]):
+    if reason := _obstacle_on_device(device[0]):
         return reason
     if c.family == "modernbert":
         return "normalizes sums, but the blocks of model.family='modernbert' what they read"
@@ -180,32 +189,23 @@ def attend(
 ) -> jax.Array:
     """Returns o_BSHK by a kernel, each device its own rows and heads: compilers cannot partition kernels.
 
-    `keep_BHST` says which weights are not dropped, but times `kept_scale`; without it none is.
+    Only Triton's drops weights: those that `keep_BHST` does not keep, and the others are times `kept_scale`.
     """
-    how: dict[str, Any] = {"kept_scale": kept_scale} if kernel == "triton" else {"most_spans": most_spans}
-    compute = functools.partial(importlib.import_module(f"{__package__}.{MODULES[kernel]}").attend, **how)
-    arrays = (q_BSHK, k_BTHK, v_BTHK, spans_BS, *(() if keep_BHST is None else (keep_BHST,)))
-    specs = tuple(jax.typeof(x).sharding.spec for x in arrays)
+
+    def of_device(
+        q_BSHK: jax.Array, k_BTHK: jax.Array, v_BTHK: jax.Array, spans_BS: jax.Array, keep_BHST: jax.Array | None
+    ) -> jax.Array:
+        # Imported here: each is of use on one backend only, and Pallas for TPUs takes a second.
+        if kernel == "triton":
+            from bertjax.model.kernels import triton_attention
+
+            return triton_attention.attend(q_BSHK, k_BTHK, v_BTHK, spans_BS, keep_BHST, kept_scale)
+        if kernel == "splash":
+            from bertjax.model.kernels import splash
+
+            return splash.attend(q_BSHK, k_BTHK, v_BTHK, spans_BS)
+        return cudnn.attend(q_BSHK, k_BTHK, v_BTHK, spans_BS, most_spans)
+
     # check_vma=False: kernels do not say how their results vary over the mesh.
-    local = jax.shard_map(compute, in_specs=specs, out_specs=specs[0], check_vma=False)
-    return local(*arrays)
-
-
-def add_and_norm(
-    x_BSD: jax.Array,
-    y_BSD: jax.Array,
-    bias_D: jax.Array,
-    scale_D: jax.Array,
-    shift_D: jax.Array,
-    keep_BSD: jax.Array | None,
-    *,
-    kept_scale: float,
-    epsilon: float,
-) -> jax.Array:
-    """Returns the normalized sum of x and what is kept of y + bias, times `kept_scale`, each device its own rows."""
-    module = importlib.import_module(f"{__package__}.{NORM_MODULE}")
-    compute = functools.partial(module.add_and_norm, kept_scale=kept_scale, epsilon=epsilon)
-    arrays = (x_BSD, y_BSD, bias_D, scale_D, shift_D, *(() if keep_BSD is None else (keep_BSD,)))
-    rows = jax.typeof(x_BSD).sharding.spec
-    specs = tuple(REPLICATED if x.ndim == 1 else rows for x in arrays)
-    return jax.shard_map(compute, in_specs=specs, out_specs=rows, check_vma=False)(*arrays)
+    on_devices = jax.shard_map(of_device, out_specs=jax.typeof(q_BSHK).sharding.spec, check_vma=False)
+    return on_devices(q_BSHK, k_BTHK, v_BTHK, spans_BS, keep_BHST)

@@ -19,7 +19,6 @@ def attend(
     k_BTHK: jax.Array,
     v_BTHK: jax.Array,
     spans_BS: jax.Array,
-    most_spans: int | None = None,
     *,
     interpret: bool = False,
 ) -> jax.Array:
@@ -27,7 +26,6 @@ def attend(
 
     `interpret` computes it on any backend, slowly.
     """
-    del most_spans
     positions, heads, head_width = q_BSHK.shape[1:]
     block = next(size for size in BLOCKS if positions % size == 0)
     blocks: dict[str, Any] = {

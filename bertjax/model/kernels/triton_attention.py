@@ -23,31 +23,16 @@ from jax.ad_checkpoint import checkpoint_name
 from bertjax.model.layers import LARGE_NEGATIVE, PRODUCTS
 
 BLOCKS = (64, 32, 16)  # positions of a block, the largest that divides the row: what registers hold
-ROW = 128  # positions that are one block all the same, of twice the warps: what it reads it then reads once
+WHOLE_ROW = 128  # positions that are one block all the same, of twice the warps: what it reads it then reads once
 
 _NEGATIVE = tl.constexpr(LARGE_NEGATIVE)
 _LOG2_E = tl.constexpr(math.log2(math.e))  # exponentials are quicker as powers of 2
-Kept = tuple[jax.Array | None, ...]
 
-
-def attend(
-    q_BSHK: jax.Array,
-    k_BTHK: jax.Array,
-    v_BTHK: jax.Array,
-    spans_BS: jax.Array,
-    keep_BHST: jax.Array | None = None,
-    *,
-    kept_scale: float = 1.0,
-) -> jax.Array:
-    """Returns o_BSHK by the weights that are kept, all without `keep_BHST`, times `kept_scale`.
-
-    Attention is within spans, and padding within padding, as the reference's is.
-    """
-    return _attend(q_BSHK, k_BTHK, v_BTHK, spans_BS, keep_BHST, kept_scale)
+Kept = tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array | None, jax.Array, jax.Array]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
-def _attend(
+def attend(
     q_BSHK: jax.Array,
     k_BTHK: jax.Array,
     v_BTHK: jax.Array,
@@ -55,10 +40,15 @@ def _attend(
     keep_BHST: jax.Array | None,
     kept_scale: float,
 ) -> jax.Array:
-    return _forward(q_BSHK, k_BTHK, v_BTHK, spans_BS, keep_BHST, kept_scale)[0]
+    """Returns o_BSHK by the weights that are kept, times `kept_scale`.
+
+    Without `keep_BHST` nothing is dropped and nothing scaled. Attention is within spans, and padding within padding, as
+    the reference's is.
+    """
+    return _attend_and_keep(q_BSHK, k_BTHK, v_BTHK, spans_BS, keep_BHST, kept_scale)[0]
 
 
-def _forward(
+def _attend_and_keep(
     q_BSHK: jax.Array,
     k_BTHK: jax.Array,
     v_BTHK: jax.Array,
@@ -67,7 +57,7 @@ def _forward(
     kept_scale: float,
 ) -> tuple[jax.Array, Kept]:
     rows, positions, heads, _ = q_BSHK.shape
-    o_BSHK, level_BHS = jax_triton.triton_call(
+    results = jax_triton.triton_call(
         q_BSHK,
         k_BTHK,
         v_BTHK,
@@ -75,40 +65,35 @@ def _forward(
         keep_BHST,
         kernel=forward,
         name="attention_forward",
-        out_type=(_like(q_BSHK), jax.ShapeDtypeStruct((rows, heads, positions), jnp.float32)),
+        out_type=(q_BSHK, jax.ShapeDtypeStruct((rows, heads, positions), jnp.float32)),
         **launch(q_BSHK.shape),
         **constants(q_BSHK.shape, kept_scale),
     )
-    o_BSHK, level_BHS = (checkpoint_name(x, PRODUCTS) for x in (o_BSHK, level_BHS))
+    o_BSHK, level_BHS = (checkpoint_name(x, PRODUCTS) for x in results)
     return o_BSHK, (q_BSHK, k_BTHK, v_BTHK, spans_BS, keep_BHST, o_BSHK, level_BHS)
 
 
-def _backward(kept_scale: float, kept: Kept, do_BSHK: jax.Array) -> tuple[jax.Array | None, ...]:
-    shape = do_BSHK.shape
-    gradients = jax_triton.triton_call(
+def _gradients(kept_scale: float, kept: Kept, do_BSHK: jax.Array) -> tuple[jax.Array | None, ...]:
+    dq_BSHK, dk_BTHK, dv_BTHK = jax_triton.triton_call(
         *kept,
         do_BSHK,
         kernel=backward,
         name="attention_backward",
-        out_type=(_like(do_BSHK),) * 3,
-        **launch(shape),
-        **constants(shape, kept_scale),
+        out_type=kept[:3],
+        **launch(do_BSHK.shape),
+        **constants(do_BSHK.shape, kept_scale),
     )
-    return *gradients, None, None
+    return dq_BSHK, dk_BTHK, dv_BTHK, None, None
 
 
-_attend.defvjp(_forward, _backward)
-
-
-def _like(x: jax.Array) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(x.shape, x.dtype)
+attend.defvjp(_attend_and_keep, _gradients)
 
 
 def launch(shape_BSHK: tuple[int, ...]) -> dict[str, Any]:
     """Returns how many programs there are, one for each block of a head of a row, and of how many warps."""
     rows, positions, heads, _ = shape_BSHK
     block = _block(positions)
-    return {"grid": (positions // block, rows * heads), "num_warps": 8 if block == ROW else 4, "num_stages": 2}
+    return {"grid": (rows * heads, positions // block), "num_warps": 8 if block == WHOLE_ROW else 4, "num_stages": 2}
 
 
 def constants(shape_BSHK: tuple[int, ...], kept_scale: float) -> dict[str, Any]:
@@ -125,7 +110,7 @@ def constants(shape_BSHK: tuple[int, ...], kept_scale: float) -> dict[str, Any]:
 
 
 def _block(positions: int) -> int:
-    return ROW if positions == ROW else next(size for size in BLOCKS if positions % size == 0)
+    return WHOLE_ROW if positions == WHOLE_ROW else next(size for size in BLOCKS if positions % size == 0)
 
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
@@ -149,7 +134,7 @@ def forward(  # type: ignore[no-untyped-def]
     if keep_ptr is not None:
         keep_ptr += (row * heads + head) * positions * positions
     lane_K = tl.arange(0, head_width)
-    query_Q = tl.program_id(0) * block + tl.arange(0, block)
+    query_Q = tl.program_id(1) * block + tl.arange(0, block)
     query_QK = first + query_Q[:, None] * stride + lane_K[None, :]
     q_QK = tl.load(q_ptr + query_QK)
     span_Q = tl.load(spans_ptr + row * positions + query_Q)
@@ -172,7 +157,9 @@ def forward(  # type: ignore[no-untyped-def]
         v_TK = tl.load(v_ptr + key_TK)
         o_QK = tl.dot(weights_QT.to(v_TK.dtype), v_TK, o_QK * shrink_Q[:, None])
         top_Q = higher_Q
-    o_QK = o_QK * (kept_scale / sum_Q)[:, None]
+    o_QK /= sum_Q[:, None]
+    if keep_ptr is not None:
+        o_QK *= kept_scale
     tl.store(o_ptr + query_QK, o_QK.to(o_ptr.dtype.element_ty))
     tl.store(level_ptr + (row * heads + head) * positions + query_Q, top_Q + tl.log2(sum_Q))
 
@@ -199,7 +186,7 @@ def backward(  # type: ignore[no-untyped-def]
 ):
     """Writes the gradients of a block of keys and values from all queries, then those of its queries from all keys.
 
-    What is a single block is computed once for both.
+    A row of one block needs its weights once for both.
     """
     first, stride, row, head = _places(positions, heads, head_width)
     spans_ptr += row * positions
@@ -207,7 +194,7 @@ def backward(  # type: ignore[no-untyped-def]
     if keep_ptr is not None:
         keep_ptr += (row * heads + head) * positions * positions
     lane_K = tl.arange(0, head_width)
-    own_Q = tl.program_id(0) * block + tl.arange(0, block)
+    own_Q = tl.program_id(1) * block + tl.arange(0, block)
     own_QK = first + own_Q[:, None] * stride + lane_K[None, :]
     own_span_Q = tl.load(spans_ptr + own_Q)
 
@@ -255,8 +242,8 @@ def backward(  # type: ignore[no-untyped-def]
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
 def _places(positions: tl.constexpr, heads: tl.constexpr, head_width: tl.constexpr):  # type: ignore[no-untyped-def]
     """Returns where the program's head begins in an array [B, S, H, K], how far positions are apart, row and head."""
-    number = tl.program_id(1).to(tl.int64)  # places in the weights need more than 32 bits
-    row, head = number // heads, number % heads
+    row_and_head = tl.program_id(0).to(tl.int64)  # places in the weights need more than 32 bits
+    row, head = row_and_head // heads, row_and_head % heads
     return (row * positions * heads + head) * head_width, heads * head_width, row, head
 
 
