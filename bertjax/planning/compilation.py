@@ -45,19 +45,15 @@ class Step(NamedTuple):
 
 def compile_step(c: Config, mesh: jax.sharding.Mesh, *, pairs_per_row: int = 1, next_sentence: bool = True) -> Step:
     """Returns what the compiler says of the train step on this mesh."""
-    with jax.set_mesh(mesh):
-        run = make_pretraining(c, next_sentence=next_sentence)
-        state = _placed(step.abstract_state(run.make_model, run.optimizer), mesh)
-        batch = abstract_batch(c, mesh, pairs_per_row)
-        lowered = jax.jit(run.train_step, donate_argnums=0).lower(state, batch)
-        started = time.perf_counter()
-        try:
-            made: Any = lowered.compile()
-        except JaxRuntimeError as error:
-            asked = memory_asked(str(error), held_by((state, batch)))
-            if asked is None:
-                raise
-            return Step(time.perf_counter() - started, asked)
+    lowered, held = lower_step(c, mesh, pairs_per_row=pairs_per_row, next_sentence=next_sentence)
+    started = time.perf_counter()
+    try:
+        made: Any = lowered.compile()
+    except JaxRuntimeError as error:
+        asked = memory_asked(str(error), held)
+        if asked is None:
+            raise
+        return Step(time.perf_counter() - started, asked)
     seconds, sizes = time.perf_counter() - started, made.memory_analysis()
     memory = Memory(
         sizes.argument_size_in_bytes,
@@ -67,6 +63,17 @@ def compile_step(c: Config, mesh: jax.sharding.Mesh, *, pairs_per_row: int = 1, 
     )
     slices = [sharding.slice_of(device) for device in mesh.devices.flat]
     return Step(seconds, memory.needed, memory, tuple(read_collectives(made.as_text(), mesh.shape, slices)))
+
+
+def lower_step(
+    c: Config, mesh: jax.sharding.Mesh, *, pairs_per_row: int, next_sentence: bool
+) -> tuple[jax.stages.Lowered, int]:
+    """Returns the train step as the mesh's compiler reads it, and the bytes of state and batch that a chip holds."""
+    with jax.set_mesh(mesh):
+        run = make_pretraining(c, next_sentence=next_sentence)
+        state = _placed(step.abstract_state(run.make_model, run.optimizer), mesh)
+        batch = abstract_batch(c, mesh, pairs_per_row)
+        return jax.jit(run.train_step, donate_argnums=0).lower(state, batch), held_by((state, batch))
 
 
 def abstract_batch(c: Config, mesh: sharding.AnyMesh, pairs_per_row: int) -> dict[str, jax.ShapeDtypeStruct]:

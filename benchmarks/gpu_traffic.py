@@ -1,0 +1,260 @@
+"""What XLA makes of the train step for an H200 that need not be there: how much its kernels move, and what that takes.
+
+    python -m benchmarks.gpu_traffic [--config=FILE --group.field=value ...] [--pairs_per_row=2] [--largest=20]
+
+Needs JAX from 0.11 on with its plugin for CUDA 13 (pip install 'jax[cuda13]'), and no GPU. A kernel is taken to last as
+long as the bytes that it reads and writes at MEMORY_RATE, or the operations of its products at PRODUCT_RATE, whichever
+is longer, and GAP. That is no measurement: steps that were measured took 6 to 14 % longer (docs/log.md), and arithmetic
+other than products, such as that of random bits, counts as nothing. But what XLA fuses, and what it does not, it shows.
+
+Prints a JSON line; before it, to stderr, the kernels that take longest, alike ones together.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import math
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from benchmarks.result import print_result
+from benchmarks.train_step import Measured, read_batch
+from bertjax import command_line, sharding
+from bertjax.errors import UserError, reported
+from bertjax.planning.compilation import lower_step
+
+MEMORY_RATE = 4.0e12  # bytes a second, of 4.8e12 on the data sheet
+PRODUCT_RATE = 650e12  # operations a second in bfloat16, of 989e12
+GAP = 2e-6  # seconds from one kernel to the next
+
+# What XLA asks of a device, from NVIDIA's data sheet of the H200 and the CUDA C++ Programming Guide, table 27.
+H200 = """
+gpu_device_info {
+  name: "NVIDIA H200" device_vendor: "NVIDIA Corporation" platform_version: "Compute Capability 9.0a"
+  cuda_compute_capability { major: 9 feature_extension: ACCELERATED_FEATURES }
+  driver_version: "13.0.0" runtime_version: "13.0.0" compile_time_toolkit_version: "13.0.0" dnn_version: "9.19.0"
+  core_count: 132 fpus_per_core: 128 clock_rate_ghz: 1.98
+  device_memory_size: 151397597184 memory_bandwidth: 4800000000000 l2_cache_size: 52428800
+  shared_memory_per_block: 49152 shared_memory_per_block_optin: 232448 shared_memory_per_core: 233472
+  threads_per_warp: 32 threads_per_block_limit: 1024 threads_per_core_limit: 2048
+  registers_per_core_limit: 65536 registers_per_block_limit: 65536
+  thread_dim_limit_x: 1024 thread_dim_limit_y: 1024 thread_dim_limit_z: 64
+  block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
+  device_address_bits: 64 pcie_bandwidth: 34359738368 ecc_enabled: true
+}
+platform_name: "CUDA"
+dnn_version_info { major: 9 minor: 19 patch: 0 }
+device_description_str: "NVIDIA H200"
+"""
+
+NO_KERNELS = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id"}
+RUNS_OTHERS = {"while": "body", "call": "to_apply", "async-start": "calls"}
+SLICES, UPDATE = {"slice", "dynamic-slice", "gather"}, "dynamic-update-slice"
+
+_COMPUTATION = re.compile(r"^(?P<entry>ENTRY )?%?(?P<name>[\w.-]+) \(.*\{$")
+_OPERATION = re.compile(
+    r"^\s+(?P<root>ROOT )?%?(?P<name>[\w.-]+) = (?P<result>\(.*?\)|\S+)"
+    r" (?P<kind>[\w-]+)\((?P<operands>[^)]*)\)(?P<rest>.*)"
+)
+_ARRAY = re.compile(r"\b(pred|[subf]f?\d+)\w*\[([\d,]*)\]")
+
+
+class Operation(NamedTuple):
+    """A line of XLA's program."""
+
+    name: str
+    result: str
+    kind: str
+    operands: tuple[str, ...]
+    rest: str
+    root: bool
+
+
+Computation = dict[str, Operation]
+
+
+class Kernel(NamedTuple):
+    """What a kernel moves and computes, `times` in a step."""
+
+    name: str
+    result: str
+    times: int
+    read: int  # bytes
+    written: int
+    flop: int
+
+    @property
+    def seconds(self) -> float:
+        """What all its runs take."""
+        return self.times * (GAP + max((self.read + self.written) / MEMORY_RATE, self.flop / PRODUCT_RATE))
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments(Measured):
+    """Counts what the kernels of a train step move."""
+
+    largest: int = 0
+    """Kinds of kernels to show."""
+
+
+def read_program(hlo: str) -> tuple[str, dict[str, Computation]]:
+    """Returns the name of the computation that is run, and the operations of each."""
+    entry, operations = "", Computation()
+    computations: dict[str, Computation] = {}
+    for line in hlo.splitlines():
+        if begins := _COMPUTATION.match(line):
+            operations = computations.setdefault(begins["name"], {})
+            entry = begins["name"] if begins["entry"] else entry
+        elif found := _OPERATION.match(line):
+            names = tuple(re.findall(r"%([\w.-]+)", found["operands"]))
+            # A parameter's number stands where others have operands.
+            rest = found["operands"] if found["kind"] == "parameter" else found["rest"]
+            line_of = Operation(found["name"], found["result"], found["kind"], names, rest, bool(found["root"]))
+            operations[line_of.name] = line_of
+    return entry, computations
+
+
+def kernels(entry: str, computations: Mapping[str, Computation], times: int = 1) -> Iterator[Kernel]:
+    """Yields the kernels that a computation comes to."""
+    operations = computations[entry]
+    for operation in operations.values():
+        if called := _called(operation, RUNS_OTHERS.get(operation.kind, "none")):
+            trips = re.search(r'"known_trip_count":\{"n":"(\d+)"', operation.rest)
+            yield from kernels(called, computations, times * (int(trips[1]) if trips else 1))
+        elif operation.kind not in NO_KERNELS and not operation.kind.endswith(("-done", "-update")):
+            inner = computations.get(_called(operation, "calls"), {})
+            read = sum(_read(i, operations[name], inner) for i, name in enumerate(operation.operands))
+            flop = _flop(operation, operations, computations)
+            yield Kernel(operation.name, operation.result, times, read, _written(operation, inner), flop)
+
+
+def _called(operation: Operation, how: str) -> str:
+    found = re.search(rf"\b{how}=%?([\w.-]+)", operation.rest)
+    return found[1] if found else ""
+
+
+def _read(number: int, operand: Operation, inner: Computation) -> int:
+    """Returns the bytes of an operand that are read: where a fusion only takes slices of it, those."""
+    whole = _bytes(operand.result)
+    for parameter in inner.values():
+        if parameter.kind == "parameter" and int(parameter.rest) == number:
+            users = _users(parameter, inner)
+            in_place = [user for user in users if user.kind == UPDATE and user.operands[0] == parameter.name]
+            slices = [user for user in users if user.kind in SLICES]
+            if users and len(in_place) + len(slices) == len(users):
+                return min(whole, sum(_bytes(one.result) for one in slices))
+    return whole
+
+
+def _users(operation: Operation, inner: Computation) -> list[Operation]:
+    users = [user for user in inner.values() if operation.name in user.operands]
+    return [one for user in users for one in (_users(user, inner) if user.kind == "bitcast" else [user])]
+
+
+def _written(operation: Operation, inner: Computation) -> int:
+    """Returns the bytes of the result that are written: of an array that a fusion updates in place, the update's."""
+    root = next((inside for inside in inner.values() if inside.root), operation)
+    results = [inner[name] for name in root.operands] if root.kind == "tuple" else [root]
+    updates = (inner[x.operands[1]] if x.kind == UPDATE and inner else x for x in results)
+    return sum(_bytes(update.result) for update in updates)
+
+
+def _flop(operation: Operation, operations: Computation, computations: Mapping[str, Computation]) -> int:
+    """Returns the operations of the products in a kernel: twice the elements of the result times those summed over."""
+    if operation.kind == "fusion":
+        inner = computations[_called(operation, "calls")]
+        return sum(_flop(inside, inner, computations) for inside in inner.values())
+    summed = re.search(r'lhs_contracting_dim(?:s=\{|ensions":\[)([\d,"]*)', operation.rest)
+    if operation.kind not in ("dot", "custom-call") or not summed:
+        return 0
+    shape = _shapes(operations[operation.operands[0]].result)[0]
+    over = math.prod(shape[int(number)] for number in re.findall(r"\d+", summed[1]))
+    return 2 * math.prod(_shapes(operation.result)[0]) * over
+
+
+def _shapes(result: str) -> list[tuple[int, ...]]:
+    return [tuple(int(n) for n in numbers.split(",") if n) for _, numbers in _ARRAY.findall(result)]
+
+
+def _bytes(result: str) -> int:
+    bits = (8 if dtype == "pred" else int(re.sub(r"\D", "", dtype)) for dtype, _ in _ARRAY.findall(result))
+    return sum(math.prod(shape) * max(8, n) // 8 for shape, n in zip(_shapes(result), bits, strict=True))
+
+
+def figures(found: list[Kernel]) -> dict[str, Any]:
+    """Returns the sums."""
+    between = [kernel for kernel in found if not kernel.flop]
+    return {
+        "milliseconds": 1e3 * sum(kernel.seconds for kernel in found),
+        "milliseconds_between_products": 1e3 * sum(kernel.seconds for kernel in between),
+        "gigabytes_between_products": sum(k.times * (k.read + k.written) for k in between) / 1e9,
+        "product_teraflop": sum(kernel.times * kernel.flop for kernel in found) / 1e12,
+        "kernels": sum(kernel.times for kernel in found),
+    }
+
+
+def show_largest(found: list[Kernel], number: int) -> None:
+    """Prints the kinds of kernels that take longest together: those that move and give the same."""
+    alike = collections.defaultdict[Any, list[Kernel]](list)
+    for kernel in found:
+        name = re.sub(r"[\d.]+$", "", kernel.name)
+        alike[name, kernel.result, kernel.read, kernel.written, kernel.flop].append(kernel)
+    groups = sorted(alike.values(), key=lambda group: -sum(kernel.seconds for kernel in group))
+    for group in groups[:number]:
+        milliseconds, times = 1e3 * sum(kernel.seconds for kernel in group), sum(kernel.times for kernel in group)
+        one = group[0]
+        what = f"{times:4d} x {one.name[:36]:36} {one.result[:48]:48}"
+        moved = f"reads {one.read / 1e6:6.1f} MB, writes {one.written / 1e6:6.1f} MB, {one.flop / 1e9:5.1f} GFLOP"
+        print(f"{milliseconds:6.2f} ms {what} {moved}", file=sys.stderr)
+
+
+def h200() -> jax.sharding.Mesh:
+    """Returns a mesh of one. Raises: UserError without the plugin that has the compiler."""
+    from jax.experimental import topologies
+
+    os.environ["JAX_SKIP_CUDA_CONSTRAINTS_CHECK"] = "1"  # there is no driver whose version could be checked
+    jax.config.update("jax_platforms", "cpu")
+    try:
+        topology = topologies.get_topology_desc(platform="cuda", topology="1x1x1", target_config=H200)
+    except Exception as error:  # what JAX raises depends on what is missing
+        raise UserError(f"there is no compiler for GPUs: {error}; pip install 'jax[cuda13]>=0.11'") from error
+    chip: np.ndarray = np.array(topology.devices).reshape(1, 1, 1)
+    return jax.sharding.Mesh(chip, sharding.AXES, axis_types=(jax.sharding.AxisType.Explicit,) * 3)
+
+
+def believe_in_cudnn() -> None:
+    """Lets JAX lower what calls cuDNN: it would ask the GPU what it can."""
+    from jax._src.cudnn import fused_attention_stablehlo as stablehlo
+
+    stablehlo.check_cudnn_version = lambda: 91_900
+    stablehlo.check_compute_capability = lambda _: True
+
+
+def measure(a: Arguments) -> dict[str, Any]:
+    """Returns the figures of a config's step."""
+    c, _, next_sentence = read_batch(a)
+    mesh = h200()
+    believe_in_cudnn()
+    lowered, _ = lower_step(c, mesh, pairs_per_row=a.pairs_per_row, next_sentence=next_sentence)
+    compiled: Any = lowered.compile()
+    found = list(kernels(*read_program(compiled.as_text())))
+    show_largest(found, a.largest)
+    return figures(found) | {"gigabytes_of_temporaries": compiled.memory_analysis().temp_size_in_bytes / 1e9}
+
+
+def main() -> None:
+    """The command."""
+    a = command_line.arguments_of(Arguments, __doc__ or "")
+    with reported():
+        print_result("gpu_traffic", measure(a), "jax", "jaxlib")
+
+
+if __name__ == "__main__":
+    main()
