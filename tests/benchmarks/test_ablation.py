@@ -58,8 +58,10 @@ def test_a_vocabulary_without_padding_another_gelu_and_dropout_by_whole_words_co
     monkeypatch.setattr(layers, "gelu", layers.gelu)
     ablation.gelu_by_erfc()
     assert figures_of(SMALL, batch)["mlm_loss"] == pytest.approx(wanted["mlm_loss"], rel=1e-5)
-    monkeypatch.setattr(layers, "dropout", layers.dropout)
+    monkeypatch.setattr(layers, "draw_kept", layers.draw_kept)
+    before = layers.draw_kept
     ablation.whole_words()
+    assert layers.draw_kept is not before
     x = jnp.ones((200, 100))
     dropped = layers.dropout(x, 0.25, jax.random.key(0))
     assert float((dropped == 0).mean()) == pytest.approx(0.25, abs=0.01)
