@@ -18,7 +18,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -29,6 +29,7 @@ from benchmarks.train_step import Measured, read_batch
 from bertjax import command_line, sharding
 from bertjax.errors import UserError, reported
 from bertjax.planning.compilation import lower_step
+from bertjax.planning.hlo import Computations, Operation, read_program, shapes, sizes, trips
 
 MEMORY_RATE = 4.0e12  # bytes a second, of 4.8e12 on the data sheet
 PRODUCT_RATE = 650e12  # operations a second in bfloat16, of 989e12
@@ -58,33 +59,12 @@ NO_KERNELS = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", 
 RUNS_OTHERS = {"while": "body", "call": "to_apply", "async-start": "calls"}
 SLICES, UPDATE = {"slice", "dynamic-slice", "gather"}, "dynamic-update-slice"
 
-_COMPUTATION = re.compile(r"^(?P<entry>ENTRY )?%?(?P<name>[\w.-]+) \(.*\{$")
-_OPERATION = re.compile(
-    r"^\s+(?P<root>ROOT )?%?(?P<name>[\w.-]+) = (?P<result>\(.*?\)|\S+)"
-    r" (?P<kind>[\w-]+)\((?P<operands>[^)]*)\)(?P<rest>.*)"
-)
-_ARRAY = re.compile(r"\b(pred|[subf]f?\d+)\w*\[([\d,]*)\]")
-
-
-class Operation(NamedTuple):
-    """A line of XLA's program."""
-
-    name: str
-    result: str
-    kind: str
-    operands: tuple[str, ...]
-    rest: str
-    root: bool
-
-
-Computation = dict[str, Operation]
-
 
 class Kernel(NamedTuple):
     """What a kernel moves and computes, `times` in a step."""
 
     name: str
-    result: str
+    type: str  # of its result
     times: int
     read: int  # bytes
     written: int
@@ -104,35 +84,18 @@ class Arguments(Measured):
     """Kinds of kernels to show."""
 
 
-def read_program(hlo: str) -> tuple[str, dict[str, Computation]]:
-    """Returns the name of the computation that is run, and the operations of each."""
-    entry, operations = "", Computation()
-    computations: dict[str, Computation] = {}
-    for line in hlo.splitlines():
-        if begins := _COMPUTATION.match(line):
-            operations = computations.setdefault(begins["name"], {})
-            entry = begins["name"] if begins["entry"] else entry
-        elif found := _OPERATION.match(line):
-            names = tuple(re.findall(r"%([\w.-]+)", found["operands"]))
-            # A parameter's number stands where others have operands.
-            rest = found["operands"] if found["kind"] == "parameter" else found["rest"]
-            line_of = Operation(found["name"], found["result"], found["kind"], names, rest, bool(found["root"]))
-            operations[line_of.name] = line_of
-    return entry, computations
-
-
-def kernels(entry: str, computations: Mapping[str, Computation], times: int = 1) -> Iterator[Kernel]:
+def kernels(entry: str, computations: Computations, times: int = 1) -> Iterator[Kernel]:
     """Yields the kernels that a computation comes to."""
-    operations = computations[entry]
-    for operation in operations.values():
-        if called := _called(operation, RUNS_OTHERS.get(operation.kind, "none")):
-            trips = re.search(r'"known_trip_count":\{"n":"(\d+)"', operation.rest)
-            yield from kernels(called, computations, times * (int(trips[1]) if trips else 1))
-        elif operation.kind not in NO_KERNELS and not operation.kind.endswith(("-done", "-update")):
-            inner = computations.get(_called(operation, "calls"), {})
-            read = sum(_read(i, operations[name], inner) for i, name in enumerate(operation.operands))
-            flop = _flop(operation, operations, computations)
-            yield Kernel(operation.name, operation.result, times, read, _written(operation, inner), flop)
+    types = {operation.result: operation.type for operation in computations[entry]}
+    for operation in computations[entry]:
+        if called := _called(operation, RUNS_OTHERS.get(operation.name, "none")):
+            runs = trips(operation, computations) if operation.name == "while" else 1
+            yield from kernels(called, computations, times * runs)
+        elif operation.name not in NO_KERNELS and not operation.name.endswith(("-done", "-update")):
+            inner = computations.get(_called(operation, "calls"), [])
+            read = sum(_read(i, types[name], inner) for i, name in enumerate(operation.operands))
+            flop = _flop(operation, types, computations)
+            yield Kernel(operation.result, operation.type, times, read, _written(operation, inner), flop)
 
 
 def _called(operation: Operation, how: str) -> str:
@@ -140,52 +103,45 @@ def _called(operation: Operation, how: str) -> str:
     return found[1] if found else ""
 
 
-def _read(number: int, operand: Operation, inner: Computation) -> int:
+def _read(number: int, type_: str, inner: Sequence[Operation]) -> int:
     """Returns the bytes of an operand that are read: where a fusion only takes slices of it, those."""
-    whole = _bytes(operand.result)
-    for parameter in inner.values():
-        if parameter.kind == "parameter" and int(parameter.rest) == number:
+    whole = sum(sizes(type_))
+    for parameter in inner:
+        if parameter.name == "parameter" and parameter.rest.startswith(f"{number})"):
             users = _users(parameter, inner)
-            in_place = [user for user in users if user.kind == UPDATE and user.operands[0] == parameter.name]
-            slices = [user for user in users if user.kind in SLICES]
+            in_place = [user for user in users if user.name == UPDATE and user.operands[0] == parameter.result]
+            slices = [user for user in users if user.name in SLICES]
             if users and len(in_place) + len(slices) == len(users):
-                return min(whole, sum(_bytes(one.result) for one in slices))
+                return min(whole, sum(sum(sizes(one.type)) for one in slices))
     return whole
 
 
-def _users(operation: Operation, inner: Computation) -> list[Operation]:
-    users = [user for user in inner.values() if operation.name in user.operands]
-    return [one for user in users for one in (_users(user, inner) if user.kind == "bitcast" else [user])]
+def _users(operation: Operation, inner: Sequence[Operation]) -> list[Operation]:
+    users = [user for user in inner if operation.result in user.operands]
+    return [one for user in users for one in (_users(user, inner) if user.name == "bitcast" else [user])]
 
 
-def _written(operation: Operation, inner: Computation) -> int:
+def _written(operation: Operation, inner: Sequence[Operation]) -> int:
     """Returns the bytes of the result that are written: of an array that a fusion updates in place, the update's."""
-    root = next((inside for inside in inner.values() if inside.root), operation)
-    results = [inner[name] for name in root.operands] if root.kind == "tuple" else [root]
-    updates = (inner[x.operands[1]] if x.kind == UPDATE and inner else x for x in results)
-    return sum(_bytes(update.result) for update in updates)
+    inside = {one.result: one for one in inner}
+    root = next((one for one in inner if one.root), operation)
+    results = [inside[name] for name in root.operands] if root.name == "tuple" else [root]
+    written = (inside[one.operands[1]] if one.name == UPDATE and inner else one for one in results)
+    return sum(sum(sizes(one.type)) for one in written)
 
 
-def _flop(operation: Operation, operations: Computation, computations: Mapping[str, Computation]) -> int:
+def _flop(operation: Operation, types: Mapping[str, str], computations: Computations) -> int:
     """Returns the operations of the products in a kernel: twice the elements of the result times those summed over."""
-    if operation.kind == "fusion":
+    if operation.name == "fusion":
         inner = computations[_called(operation, "calls")]
-        return sum(_flop(inside, inner, computations) for inside in inner.values())
+        of_inner = {one.result: one.type for one in inner}
+        return sum(_flop(one, of_inner, computations) for one in inner)
     summed = re.search(r'lhs_contracting_dim(?:s=\{|ensions":\[)([\d,"]*)', operation.rest)
-    if operation.kind not in ("dot", "custom-call") or not summed:
+    if operation.name not in ("dot", "custom-call") or not summed:
         return 0
-    shape = _shapes(operations[operation.operands[0]].result)[0]
+    shape = shapes(types[operation.operands[0]])[0]
     over = math.prod(shape[int(number)] for number in re.findall(r"\d+", summed[1]))
-    return 2 * math.prod(_shapes(operation.result)[0]) * over
-
-
-def _shapes(result: str) -> list[tuple[int, ...]]:
-    return [tuple(int(n) for n in numbers.split(",") if n) for _, numbers in _ARRAY.findall(result)]
-
-
-def _bytes(result: str) -> int:
-    bits = (8 if dtype == "pred" else int(re.sub(r"\D", "", dtype)) for dtype, _ in _ARRAY.findall(result))
-    return sum(math.prod(shape) * max(8, n) // 8 for shape, n in zip(_shapes(result), bits, strict=True))
+    return 2 * math.prod(shapes(operation.type)[0]) * over
 
 
 def figures(found: list[Kernel]) -> dict[str, Any]:
@@ -205,12 +161,12 @@ def show_largest(found: list[Kernel], number: int) -> None:
     alike = collections.defaultdict[Any, list[Kernel]](list)
     for kernel in found:
         name = re.sub(r"[\d.]+$", "", kernel.name)
-        alike[name, kernel.result, kernel.read, kernel.written, kernel.flop].append(kernel)
+        alike[name, kernel.type, kernel.read, kernel.written, kernel.flop].append(kernel)
     groups = sorted(alike.values(), key=lambda group: -sum(kernel.seconds for kernel in group))
     for group in groups[:number]:
         milliseconds, times = 1e3 * sum(kernel.seconds for kernel in group), sum(kernel.times for kernel in group)
         one = group[0]
-        what = f"{times:4d} x {one.name[:36]:36} {one.result[:48]:48}"
+        what = f"{times:4d} x {one.name[:36]:36} {one.type[:48]:48}"
         moved = f"reads {one.read / 1e6:6.1f} MB, writes {one.written / 1e6:6.1f} MB, {one.flop / 1e9:5.1f} GFLOP"
         print(f"{milliseconds:6.2f} ms {what} {moved}", file=sys.stderr)
 

@@ -7,17 +7,15 @@ import dataclasses
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
 
 import numpy as np
 
+from bertjax.planning.hlo import Computations, Operation, read_program, sizes, trips
+
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 
-_COMPUTATION = re.compile(r"(?P<entry>ENTRY )?%?(?P<name>[\w.-]+) \(.*\{$")
-_OPERATION = re.compile(r"\s+(?:ROOT )?%?(?P<result>[\w.-]+) = (?P<type>\(.*?\)|\S+) (?P<name>[\w-]+)\((?P<rest>.*)")
 _CALLED = re.compile(r"(?:calls|body|to_apply|branch_computations)=(\{[^}]*\}|%?[\w.-]+)")
 _BETWEEN_SLICES = re.compile(r'_xla_megascale_transfer_type="(\w+)"')
-_ARRAY = re.compile(r"\b(pred|[a-z]+(\d+)\w*)\[([\d,]*)\]")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,21 +45,12 @@ class Collective:
         return size if alone else passes * size * (ring - 1) / ring
 
 
-class Operation(NamedTuple):
-    """A line of HLO: `%result = type name(rest`."""
-
-    result: str
-    type: str
-    name: str
-    rest: str
-
-
 def read_collectives(hlo: str, mesh_shape: Mapping[str, int], slices: Sequence[int] | None = None) -> list[Collective]:
     """Returns the collectives of a step, those in a loop as often as it runs.
 
     `mesh_shape` has the axes in their order; `slices` the slice of the device at each place of the mesh.
     """
-    entry, computations = _computations(hlo)
+    entry, computations = read_program(hlo)
     found: dict[tuple[str, tuple[str, ...], int, int], list[tuple[int, int]]] = collections.defaultdict(list)
     for times, kind, operation in _walk(entry, 1, computations):
         if operation.name == "send":
@@ -78,22 +67,7 @@ def read_collectives(hlo: str, mesh_shape: Mapping[str, int], slices: Sequence[i
     ]
 
 
-def _computations(hlo: str) -> tuple[str, dict[str, list[Operation]]]:
-    """Returns the name of the computation that is run, and the operations of each."""
-    entry, operations = "", list[Operation]()
-    computations: dict[str, list[Operation]] = {}
-    for line in hlo.splitlines():
-        if begins := _COMPUTATION.match(line):
-            operations = computations.setdefault(begins["name"], [])
-            entry = begins["name"] if begins["entry"] else entry
-        elif operation := _OPERATION.match(line):
-            operations.append(Operation(**operation.groupdict()))
-    return entry, computations
-
-
-def _walk(
-    computation: str, times: int, computations: Mapping[str, list[Operation]]
-) -> Iterator[tuple[int, str, Operation]]:
+def _walk(computation: str, times: int, computations: Computations) -> Iterator[tuple[int, str, Operation]]:
     """Yields (how often it runs, its kind, itself) of all collectives that this computation comes to."""
     for operation in computations[computation]:
         kind = operation.name.removesuffix("-start")
@@ -105,8 +79,8 @@ def _walk(
         else:  # what a collective calls adds two numbers
             for called in _called(operation):
                 inner = list(_walk(called, times, computations))
-                trips = _trips(operation.rest, computations) if inner and operation.name == "while" else 1
-                yield from ((trips * count, kind, one) for count, kind, one in inner)
+                runs = trips(operation, computations) if inner and operation.name == "while" else 1
+                yield from ((runs * count, kind, one) for count, kind, one in inner)
 
 
 def _called(operation: Operation) -> list[str]:
@@ -117,17 +91,6 @@ def _called(operation: Operation) -> list[str]:
     called = re.findall(r"[\w.-]+", " ".join(_CALLED.findall(operation.rest)))
     ends = operation.result.startswith("async-collective-done")
     return [name for name in called if not ends and not name.startswith("async_collective_fusion")]
-
-
-def _trips(loop: str, computations: Mapping[str, list[Operation]]) -> int:
-    """Returns how often a loop runs, which counts from 0 up to a constant."""
-    if known := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop):
-        return int(known[1])
-    condition = re.search(r"condition=%?([\w.-]+)", loop)
-    constants = [op for op in computations[condition[1]] if op.name == "constant"] if condition else []
-    if len(constants) != 1:
-        raise ValueError(f"a loop with collectives whose number of trips is not told: {loop[-200:]}")
-    return int(constants[0].rest.partition(")")[0])
 
 
 def _members(rest: str, devices: int) -> np.ndarray:
@@ -188,20 +151,14 @@ def _axes(members: np.ndarray, mesh_shape: Mapping[str, int]) -> tuple[str, ...]
 
 def _size(operation: Operation, group: int) -> int:
     """Returns the bytes of what a group has in common, once: the whole of what is added up, gathered or exchanged."""
-    result = sum(_bytes(found) for found in _ARRAY.finditer(operation.type))
+    of_arrays = sizes(operation.type)
     if operation.name == "all-gather-start":
-        return result * group // (group + 1)  # the type has what goes in beside what comes out
+        return sum(of_arrays) * group // (group + 1)  # the type has what goes in beside what comes out
     if operation.name == "send":
-        sent = _bytes(next(_ARRAY.finditer(operation.type)))
-        return sent * group if '"ALL_GATHER"' in operation.rest else sent
+        return of_arrays[0] * group if '"ALL_GATHER"' in operation.rest else of_arrays[0]
     if operation.name == "collective-permute-start":
-        return _bytes(next(_ARRAY.finditer(operation.type)))
-    return result * group if operation.name.startswith("reduce-scatter") else result
-
-
-def _bytes(array: re.Match[str]) -> int:
-    bits = 8 if array[1] == "pred" else int(array[2])
-    return math.prod(_numbers(array[3])) * bits // 8
+        return of_arrays[0]
+    return sum(of_arrays) * group if operation.name.startswith("reduce-scatter") else sum(of_arrays)
 
 
 def _numbers(text: str) -> list[int]:

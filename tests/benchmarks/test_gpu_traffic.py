@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks import gpu_traffic
+from bertjax.planning.hlo import read_program
 
 HLO = """HloModule jit_step, is_scheduled=true
 
@@ -54,7 +55,7 @@ ENTRY %main (a: f32[12,100], b: f32[100], c: bf16[64,32], d: bf16[32,16]) -> f32
 
 
 def test_kernels_move_what_they_read_of_their_operands_and_write_of_their_results() -> None:
-    found = {kernel.name: kernel for kernel in gpu_traffic.kernels(*gpu_traffic.read_program(HLO))}
+    found = {kernel.name: kernel for kernel in gpu_traffic.kernels(*read_program(HLO))}
     moved = {name: (kernel.times, kernel.read, kernel.written, kernel.flop) for name, kernel in found.items()}
     assert moved == {
         "loop_slice_fusion": (1, 400 + 400, 400, 0),  # a row of twelve
