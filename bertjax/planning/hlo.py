@@ -42,8 +42,8 @@ def read_program(hlo: str) -> tuple[str, Computations]:
             operations = computations.setdefault(begins["name"], [])
             entry = begins["name"] if begins["entry"] else entry
         elif found := _OPERATION.match(line):
-            parts = (found[part] for part in ("result", "type", "name", "rest"))
-            operations.append(Operation(*parts, root=found["root"] is not None))
+            result, type_, name, rest = found["result"], found["type"], found["name"], found["rest"]
+            operations.append(Operation(result, type_, name, rest, root=found["root"] is not None))
     return entry, computations
 
 
