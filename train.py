@@ -268,7 +268,7 @@ def say_where_it_runs(c: Config, attention: Sequence[kernels.Kernel], mesh: jax.
     dropout = "" if c.train.prng == "threefry2x32" else f"; dropout by {c.train.prng}, other on every mesh"
     hosts.say(
         f"{mesh.size} x {device.device_kind}, mesh {dict(mesh.shape)}, {c.train.precision},"
-        f" {kernels.named(attention, kernels.norm_of(c.model, sharding.device_of(mesh)))}{dropout}"
+        f" {kernels.describe(attention, kernels.norm_of(c.model, sharding.device_of(mesh)))}{dropout}"
     )
 
 

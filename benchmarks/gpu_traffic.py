@@ -2,12 +2,15 @@
 
     python -m benchmarks.gpu_traffic [--config=FILE --group.field=value ...] [--pairs_per_row=2] [--largest=20]
 
-Needs JAX from 0.11 on with its plugin for CUDA 13 (pip install 'jax[cuda13]'), and no GPU. A kernel is taken to last as
-long as the bytes that it reads and writes at MEMORY_RATE, or the operations of its products at PRODUCT_RATE, whichever
-is longer, and GAP. That is no measurement: steps that were measured took 6 to 14 % longer (docs/log.md), and arithmetic
-other than products, such as that of random bits, counts as nothing. But what XLA fuses, and what it does not, it shows.
+Needs JAX from 0.11 on with its plugin for CUDA 13 (pip install 'jax[cuda13]'), and no GPU. The step is counted in
+bfloat16, whatever the config has. A kernel is taken to last as long as the bytes that it reads and writes at
+MEMORY_RATE, or the operations of its products at PRODUCT_RATE, whichever is longer, and GAP. That is no measurement:
+steps that were measured took 6 to 14 % longer (docs/log.md). All other arithmetic counts as nothing, such as that of
+random bits, and so do products within kernels that XLA only calls, which are those for attention; and with nothing to
+try them on XLA chooses otherwise among kernels for a product. But what lies between products, and what of that XLA
+fuses, it shows.
 
-Prints a JSON line; before it, to stderr, the kernels that take longest, alike ones together.
+Prints a JSON line; before it, to stderr, what computes, and the kernels that take longest, alike ones together.
 """
 
 from __future__ import annotations
@@ -19,17 +22,21 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import numpy as np
+import tyro
 
 from benchmarks.result import print_result
-from benchmarks.train_step import Measured, read_batch
+from benchmarks.train_step import config_of_command_line
 from bertjax import command_line, sharding
+from bertjax.config import Config
 from bertjax.errors import UserError, reported
+from bertjax.model import kernels as attention_kernels
 from bertjax.planning.compilation import lower_step
-from bertjax.planning.hlo import Computations, Operation, read_program, shapes, sizes, trips
+from bertjax.planning.hlo import Computations, Operation, array_bytes, read_program, shapes, trips
+from bertjax.planning.plan import with_vocabulary
 
 MEMORY_RATE = 4.0e12  # bytes a second, of 4.8e12 on the data sheet
 PRODUCT_RATE = 650e12  # operations a second in bfloat16, of 989e12
@@ -56,7 +63,7 @@ device_description_str: "NVIDIA H200"
 """
 
 NO_KERNELS = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id"}
-RUNS_OTHERS = {"while": "body", "call": "to_apply", "async-start": "calls"}
+RUNS_OTHERS = {"while": "body", "call": "to_apply", "async": "calls"}
 SLICES, UPDATE = {"slice", "dynamic-slice", "gather"}, "dynamic-update-slice"
 
 
@@ -77,9 +84,15 @@ class Kernel(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Arguments(Measured):
+class Arguments:
     """Counts what the kernels of a train step move."""
 
+    config: Annotated[
+        Any, tyro.conf.arg(name="", constructor=Config), tyro.conf.configure(tyro.conf.FlagConversionOff)
+    ] = dataclasses.field(default_factory=config_of_command_line)
+    file: Annotated[str, tyro.conf.arg(name="config", help="Python file whose get_config() makes the defaults.")] = ""
+    pairs_per_row: int = 1
+    """Of packed rows."""
     largest: int = 0
     """Kinds of kernels to show."""
 
@@ -88,10 +101,11 @@ def kernels(entry: str, computations: Computations, times: int = 1) -> Iterator[
     """Yields the kernels that a computation comes to."""
     types = {operation.result: operation.type for operation in computations[entry]}
     for operation in computations[entry]:
-        if called := _called(operation, RUNS_OTHERS.get(operation.name, "none")):
-            runs = trips(operation, computations) if operation.name == "while" else 1
-            yield from kernels(called, computations, times * runs)
-        elif operation.name not in NO_KERNELS and not operation.name.endswith(("-done", "-update")):
+        kind = operation.name.removesuffix("-start")  # what others run beside is like what they wait for
+        if kind in RUNS_OTHERS:
+            runs = trips(operation, computations) if kind == "while" else 1
+            yield from kernels(_called(operation, RUNS_OTHERS[kind]), computations, times * runs)
+        elif kind not in NO_KERNELS and not kind.endswith(("-done", "-update")):
             inner = computations.get(_called(operation, "calls"), [])
             read = sum(_read(i, types[name], inner) for i, name in enumerate(operation.operands))
             flop = _flop(operation, types, computations)
@@ -105,14 +119,14 @@ def _called(operation: Operation, how: str) -> str:
 
 def _read(number: int, type_: str, inner: Sequence[Operation]) -> int:
     """Returns the bytes of an operand that are read: where a fusion only takes slices of it, those."""
-    whole = sum(sizes(type_))
+    whole = sum(array_bytes(type_))
     for parameter in inner:
         if parameter.name == "parameter" and parameter.rest.startswith(f"{number})"):
             users = _users(parameter, inner)
             in_place = [user for user in users if user.name == UPDATE and user.operands[0] == parameter.result]
             slices = [user for user in users if user.name in SLICES]
             if users and len(in_place) + len(slices) == len(users):
-                return min(whole, sum(sum(sizes(one.type)) for one in slices))
+                return min(whole, sum(sum(array_bytes(one.type)) for one in slices))
     return whole
 
 
@@ -127,30 +141,31 @@ def _written(operation: Operation, inner: Sequence[Operation]) -> int:
     root = next((one for one in inner if one.root), operation)
     results = [inside[name] for name in root.operands] if root.name == "tuple" else [root]
     written = (inside[one.operands[1]] if one.name == UPDATE and inner else one for one in results)
-    return sum(sum(sizes(one.type)) for one in written)
+    return sum(sum(array_bytes(one.type)) for one in written)
 
 
 def _flop(operation: Operation, types: Mapping[str, str], computations: Computations) -> int:
     """Returns the operations of the products in a kernel: twice the elements of the result times those summed over."""
-    if operation.name == "fusion":
+    if operation.name.startswith("fusion"):
         inner = computations[_called(operation, "calls")]
         of_inner = {one.result: one.type for one in inner}
         return sum(_flop(one, of_inner, computations) for one in inner)
-    summed = re.search(r'lhs_contracting_dim(?:s=\{|ensions":\[)([\d,"]*)', operation.rest)
-    if operation.name not in ("dot", "custom-call") or not summed:
+    if operation.name != "dot":
         return 0
+    summed = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", operation.rest)
+    assert summed is not None
     shape = shapes(types[operation.operands[0]])[0]
     over = math.prod(shape[int(number)] for number in re.findall(r"\d+", summed[1]))
     return 2 * math.prod(shapes(operation.type)[0]) * over
 
 
 def figures(found: list[Kernel]) -> dict[str, Any]:
-    """Returns the sums."""
-    between = [kernel for kernel in found if not kernel.flop]
+    """Returns the sums; `other` are kernels without products, or with such as are not seen."""
+    other = [kernel for kernel in found if not kernel.flop]
     return {
         "milliseconds": 1e3 * sum(kernel.seconds for kernel in found),
-        "milliseconds_between_products": 1e3 * sum(kernel.seconds for kernel in between),
-        "gigabytes_between_products": sum(k.times * (k.read + k.written) for k in between) / 1e9,
+        "other_milliseconds": 1e3 * sum(kernel.seconds for kernel in other),
+        "other_gigabytes": sum(kernel.times * (kernel.read + kernel.written) for kernel in other) / 1e9,
         "product_teraflop": sum(kernel.times * kernel.flop for kernel in found) / 1e12,
         "kernels": sum(kernel.times for kernel in found),
     }
@@ -193,12 +208,26 @@ def believe_in_cudnn() -> None:
     stablehlo.check_compute_capability = lambda _: True
 
 
+def checked(a: Arguments, mesh: jax.sharding.Mesh) -> Config:
+    """Returns the config in bfloat16. Raises: UserError where train.py would refuse it there."""
+    c = with_vocabulary(a.config)
+    c = dataclasses.replace(c, train=dataclasses.replace(c.train, precision="bfloat16"))
+    sharding.mesh_sizes(c.mesh, 1)  # or that is the error
+    if a.pairs_per_row < 1:
+        raise UserError(f"pairs_per_row={a.pairs_per_row} is less than 1; use 1 or more")
+    sharding.check_batch(c.train.batch_size, mesh, microbatches=c.train.microbatches)
+    device, rows = sharding.device_of(mesh), {"positions": c.data.seq_len, "most_spans": a.pairs_per_row}
+    attention = attention_kernels.check(c.model, device, dtype="bfloat16", **rows)
+    print(attention_kernels.describe([attention], attention_kernels.norm_of(c.model, device)), file=sys.stderr)
+    return c
+
+
 def measure(a: Arguments) -> dict[str, Any]:
     """Returns the figures of a config's step."""
-    c, _, next_sentence = read_batch(a)
     mesh = h200()
+    c = checked(a, mesh)
     believe_in_cudnn()
-    lowered, _ = lower_step(c, mesh, pairs_per_row=a.pairs_per_row, next_sentence=next_sentence)
+    lowered, _ = lower_step(c, mesh, pairs_per_row=a.pairs_per_row, next_sentence=True)
     compiled: Any = lowered.compile()
     found = list(kernels(*read_program(compiled.as_text())))
     show_largest(found, a.largest)

@@ -50,7 +50,8 @@ def default_config() -> Config:
     )
 
 
-def _config() -> Config:
+def config_of_command_line() -> Config:
+    """Returns the config of --config, or that without."""
     path, c = command_line.config_file(Config, sys.argv[1:])
     return default_config() if path is None else c
 
@@ -61,7 +62,7 @@ class Measured:
 
     config: Annotated[
         Any, tyro.conf.arg(name="", constructor=Config), tyro.conf.configure(tyro.conf.FlagConversionOff)
-    ] = dataclasses.field(default_factory=_config)
+    ] = dataclasses.field(default_factory=config_of_command_line)
     file: Annotated[str, tyro.conf.arg(name="config", help="Python file whose get_config() makes the defaults.")] = ""
     lengths: tuple[int, ...] = ()
     """Of the made-up pairs, in tokens, over and over; none takes rows that are full."""

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from bertjax.planning.hlo import Computations, Operation, read_program, sizes, trips
+from bertjax.planning.hlo import Computations, Operation, array_bytes, read_program, trips
 
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 
@@ -151,7 +151,7 @@ def _axes(members: np.ndarray, mesh_shape: Mapping[str, int]) -> tuple[str, ...]
 
 def _size(operation: Operation, group: int) -> int:
     """Returns the bytes of what a group has in common, once: the whole of what is added up, gathered or exchanged."""
-    of_arrays = sizes(operation.type)
+    of_arrays = array_bytes(operation.type)
     if operation.name == "all-gather-start":
         return sum(of_arrays) * group // (group + 1)  # the type has what goes in beside what comes out
     if operation.name == "send":

@@ -1,4 +1,4 @@
-"""The text of a program that XLA compiled: its computations, their operations, and how large what these give is."""
+"""The text of a program that XLA compiled: its computations, their operations, and the bytes of their results."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Operation(NamedTuple):
     name: str
     rest: str
     root: bool = False
-    """Whether it gives what its computation gives."""
+    """Whether its result is that of its computation."""
 
     @property
     def operands(self) -> list[str]:
@@ -63,7 +63,7 @@ def shapes(type_: str) -> list[tuple[int, ...]]:
     return [tuple(int(number) for number in found[3].split(",") if number) for found in _ARRAY.finditer(type_)]
 
 
-def sizes(type_: str) -> list[int]:
+def array_bytes(type_: str) -> list[int]:
     """Returns the bytes of the arrays in a type."""
     bits = (8 if found[1] == "pred" else int(found[2]) for found in _ARRAY.finditer(type_))
     return [math.prod(shape) * each // 8 for shape, each in zip(shapes(type_), bits, strict=True)]

@@ -60,7 +60,7 @@ def what_computes(
     how: dict[str, Any] = {"dtype": precision, "most_spans": most_spans}
     device = sharding.device_of(mesh)
     cases = (kernels.case_of(c, device, positions=length, **how) for length in padded)
-    return kernels.named((kernels.choose(c.attention, case) for case in cases), kernels.norm_of(c, device))
+    return kernels.describe((kernels.choose(c.attention, case) for case in cases), kernels.norm_of(c, device))
 
 
 def make_optimizer(c: FinetuneConfig, schedule: optax.Schedule) -> optax.GradientTransformation:

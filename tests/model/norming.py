@@ -10,6 +10,7 @@ from flax import nnx
 from bertjax.config import ModelConfig
 from bertjax.model import layers
 from bertjax.model.residual import add_and_norm
+from bertjax.sharding import ACT_B
 from tests.model.attending import Arrays
 
 KEY = jax.random.key(3)
@@ -31,8 +32,9 @@ def sums_and_gradients(c: ModelConfig, inputs: Arrays, key: jax.Array | None = K
     ) -> tuple[jax.Array, jax.Array]:
         norm = layers.LayerNorm(c, rngs=nnx.Rngs(0))
         norm.scale, norm.bias = nnx.Param(scale_D), nnx.Param(shift_D)
+        x_BSD, y_BSD = (jax.sharding.reshard(x, ACT_B) for x in (x_BSD, y_BSD))
         out_BSD = add_and_norm(x_BSD, y_BSD, bias_D, norm, c, key=key)
-        return jnp.sum(out_BSD * weights_BSD), out_BSD
+        return jnp.sum(out_BSD * jax.sharding.reshard(weights_BSD, ACT_B)), out_BSD
 
     (_, out_BSD), gradients = jax.jit(jax.value_and_grad(weighted, argnums=(0, 1, 2, 3, 4), has_aux=True))(*arrays)
     return out_BSD, gradients

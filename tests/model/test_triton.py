@@ -157,36 +157,48 @@ def test_what_a_kernel_gave_is_kept_unless_it_shall_not_be(remat: Any, calls: in
     assert compiled.count('custom_call_target="xla_ffi_python_cpu_callback"') == calls
 
 
-def emulated_call(*inputs: Any, kernel: Any, out_type: Any, **constants: Any) -> Any:
-    """What interpreted_call gives, by JAX: its devices would wait for each other's callbacks."""
-
-    def attend(q_BSHK: jax.Array, k_BTHK: jax.Array, v_BTHK: jax.Array) -> jax.Array:
-        weights_BHST = attention_weights(q_BSHK, k_BTHK, inputs[3]) * inputs[4] * constants["kept_scale"]
-        return jnp.einsum("BHST,BTHK->BSHK", weights_BHST, v_BTHK)
-
-    def added(x_BSD: jax.Array, y_BSD: jax.Array, *params_D: jax.Array) -> jax.Array:
-        bias_BSD, scale_BSD, shift_BSD = (x_D[None, None] for x_D in params_D)
-        sum_BSD = x_BSD + (y_BSD + bias_BSD) * inputs[2] * constants["kept_scale"]
-        return jax.nn.standardize(sum_BSD, epsilon=SMALL.norm_epsilon) * scale_BSD + shift_BSD
-
-    of_attention, forward = "q_ptr" in kernel.arg_names, "do_ptr" not in kernel.arg_names
-    if of_attention:
-        return (
-            (attend(*inputs[:3]), jnp.zeros(out_type[1].shape))
-            if forward
-            else jax.vjp(attend, *inputs[:3])[1](inputs[-1])
-        )
-    if "dout_ptr" not in kernel.arg_names:
-        return added(*inputs[:2], *inputs[3:]), *(jnp.zeros(x.shape) for x in out_type[1:])
-    dx_BSD, dy_BSD, *dparams_D = jax.vjp(added, *inputs[:2], *inputs[3:5], inputs[4])[1](inputs[-1])
-    return dx_BSD, dy_BSD, jnp.zeros(out_type[2].shape).at[0].set(jnp.stack(dparams_D))
+def attended(q_BSHK: jax.Array, k_BTHK: jax.Array, v_BTHK: jax.Array, *, spans_BS: jax.Array, factor: Any) -> jax.Array:
+    weights_BHST = attention_weights(q_BSHK, k_BTHK, spans_BS) * factor
+    return jnp.einsum("BHST,BTHK->BSHK", weights_BHST, v_BTHK)
 
 
-def test_every_device_computes_its_own_rows_and_heads(monkeypatch: pytest.MonkeyPatch) -> None:
+def added(x_BSD: jax.Array, y_BSD: jax.Array, *params_D: jax.Array, factor: Any) -> jax.Array:
+    bias_BSD, scale_BSD, shift_BSD = (x_D[None, None] for x_D in params_D)
+    sum_BSD = x_BSD + (y_BSD + bias_BSD) * factor
+    return jax.nn.standardize(sum_BSD, epsilon=SMALL.norm_epsilon) * scale_BSD + shift_BSD
+
+
+def emulated_call(*inputs: Any, out_type: Any, name: str, kept_scale: float, **_: Any) -> Any:
+    """What interpreted_call gives of what is read, by JAX: its devices would wait for each other's callbacks."""
+    unread = [jnp.zeros(x.shape) for x in jax.tree.leaves(out_type)]
+    keep = inputs[4] if name.startswith("attention") else inputs[2]
+    factor = 1.0 if keep is None else keep * kept_scale
+    if name.startswith("attention"):
+        compute: Any = functools.partial(attended, spans_BS=inputs[3], factor=factor)
+        o_BSHK, gradients_of = jax.vjp(compute, *inputs[:3])
+        return (o_BSHK, unread[1]) if name == "attention_forward" else gradients_of(inputs[-1])
+    x_BSD, y_BSD, _, bias_D, scale_D, *others = inputs
+    compute = functools.partial(added, factor=factor)
+    if name == "norm_forward":
+        return compute(x_BSD, y_BSD, bias_D, scale_D, others[0]), *unread[1:]
+    _, gradients_of = jax.vjp(compute, x_BSD, y_BSD, bias_D, scale_D, scale_D * 0)  # whatever the shift is
+    dx_BSD, dy_BSD, *dparams_D = gradients_of(others[-1])
+    dparams_PCD = unread[-1].at[0].set(jnp.stack(dparams_D))
+    return (dx_BSD, dparams_PCD) if keep is None else (dx_BSD, dy_BSD, dparams_PCD)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+@pytest.mark.parametrize(
+    "cut", [MeshConfig(data=2, model=2), MeshConfig(data=1, fsdp=2, model=2)], ids=["data", "fsdp"]
+)
+def test_every_device_computes_its_own_rows_and_heads(
+    cut: MeshConfig, dropout: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sys.modules["jax_triton"], "triton_call", emulated_call)
-    mesh = make_mesh(MeshConfig(data=2, model=2), jax.devices()[:4])
-    c = dataclasses.replace(SMALL, **BY_TRITON)
-    assert_close(losses_and_gradients(c, mesh), losses_and_gradients(SMALL, tiny.one_device()), 2e-4)
+    mesh = make_mesh(cut, jax.devices()[:4])
+    c = dataclasses.replace(SMALL, dropout=dropout, attention_dropout=dropout)
+    wanted = losses_and_gradients(c, tiny.one_device())
+    assert_close(losses_and_gradients(dataclasses.replace(c, **BY_TRITON), mesh), wanted, 2e-4)
 
 
 @pytest.mark.parametrize(
@@ -219,8 +231,8 @@ def test_triton_is_for_those_who_ask_for_it() -> None:
     assert kernels.choose("auto", case) == "xla"
     assert kernels.choose("triton", case) == "triton"
     c = ModelConfig(norm="triton")
-    assert kernels.named(["triton"] * 2, kernels.norm_of(c, H100)) == "attention by triton, sums and norms by triton"
-    assert kernels.named(["xla", "cudnn"], kernels.norm_of(c, ("cpu", "cpu"))) == "attention by xla, then cudnn"
+    assert kernels.describe(["triton"] * 2, kernels.norm_of(c, H100)) == "attention by triton, sums and norms by triton"
+    assert kernels.describe(["xla", "cudnn"], kernels.norm_of(c, ("cpu", "cpu"))) == "attention by xla and cudnn"
     assert kernels.choose("triton", dataclasses.replace(case, positions=100)) == "xla"
     assert "multiple of 16 positions, not of 100" in str(
         kernels.obstacle("triton", dataclasses.replace(case, positions=100))
@@ -257,7 +269,6 @@ def test_kernels_compile_for_gpus_and_stay_in_their_registers() -> None:
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(lines) == 56
     # 40 bytes are nothing beside what a program reads. Ampere has no room for attention's gradients of a whole row.
-    assert not [
-        line for line in lines if line["spilled"] > 40 and not line["name"].startswith("80 attention backward 128")
-    ]
+    limits = {line["name"]: 700 if line["name"].startswith("80 attention backward 128") else 40 for line in lines}
+    assert [line for line in lines if line["spilled"] > limits[line["name"]]] == []
     assert max(line["shared"] for line in lines) <= 163 * 1024  # of an A100's multiprocessor

@@ -41,4 +41,4 @@ def test_a_loop_runs_as_often_as_it_says_or_counts() -> None:
 def test_arrays_have_shapes_and_bytes() -> None:
     type_ = "(bf16[2,3]{1,0:T(8,128)(2,1)}, pred[5]{0}, f32[], u8[7], f8e4m3fn[2])"
     assert hlo.shapes(type_) == [(2, 3), (5,), (), (7,), (2,)]
-    assert hlo.sizes(type_) == [12, 5, 4, 7, 2]
+    assert hlo.array_bytes(type_) == [12, 5, 4, 7, 2]

@@ -35,6 +35,8 @@ def test_what_computes_is_said_of_the_rows_there_are(
     assert running.what_computes(MODEL, features, [64, 128], "bfloat16", mesh) == "attention by xla"
     monkeypatch.setattr(sharding, "device_of", lambda _: ("NVIDIA H100 80GB HBM3", "gpu"))
     assert running.what_computes(MODEL, features, [64, 128], "bfloat16", mesh) == f"attention by {kernel}"
+    monkeypatch.setattr(sharding, "device_of", lambda _: ("TPU v5 lite", "tpu"))
+    assert running.what_computes(MODEL, features, [64, 128], "bfloat16", mesh) == "attention by xla and splash"
 
 
 class Told(Exception):

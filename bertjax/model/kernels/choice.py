@@ -159,10 +159,10 @@ def norm_of(c: ModelConfig, device: tuple[str, str]) -> Literal["xla", "triton"]
     return "xla" if c.norm == "xla" or norm_obstacle(c, device) else c.norm
 
 
-def named(attention: Iterable[Kernel], norm: Kernel) -> str:
+def describe(attention: Iterable[Kernel], norm: Kernel) -> str:
     """Returns what computes, for a log: each kernel of attention once, and that of norms if it is not the reference."""
     norms = "" if norm == "xla" else f", sums and norms by {norm}"
-    return f"attention by {', then '.join(dict.fromkeys(attention))}{norms}"
+    return f"attention by {' and '.join(dict.fromkeys(attention))}{norms}"
 
 
 def norm_obstacle(c: ModelConfig, device: tuple[str, str]) -> str | None:
@@ -195,7 +195,7 @@ def attend(
     def of_device(
         q_BSHK: jax.Array, k_BTHK: jax.Array, v_BTHK: jax.Array, spans_BS: jax.Array, keep_BHST: jax.Array | None
     ) -> jax.Array:
-        # Imported here: each is of use on one backend only, and Pallas for TPUs takes a second.
+        # Triton and Pallas are imported here: of use on one backend only, and Pallas for TPUs takes a second.
         if kernel == "triton":
             from bertjax.model.kernels import triton_attention
 

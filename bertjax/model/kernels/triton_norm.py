@@ -19,10 +19,9 @@ import jax_triton
 import triton
 import triton.language as tl
 from jax.ad_checkpoint import checkpoint_name
-from jax.sharding import PartitionSpec as P
 
 from bertjax.model.layers import NORMS
-from bertjax.sharding import BATCH, REPLICATED
+from bertjax.sharding import ACT_B, BATCH, REPLICATED
 
 WARPS = 4
 FORWARD_TILE = 4096  # elements of a block: what so many warps hold in registers without spilling
@@ -61,9 +60,9 @@ def _add_and_keep(
     epsilon: float,
 ) -> tuple[jax.Array, Kept]:
     def of_device(x_BSD: jax.Array, *others: jax.Array | None) -> Any:
-        *rows, width = x_BSD.shape
-        how = constants(math.prod(rows), width, FORWARD_TILE, kept_scale)
-        statistic_BS = jax.ShapeDtypeStruct(rows, jnp.float32)
+        *leading, width = x_BSD.shape
+        how = constants(math.prod(leading), width, FORWARD_TILE, kept_scale)
+        statistic_BS = jax.ShapeDtypeStruct(leading, jnp.float32)
         return jax_triton.triton_call(
             x_BSD,
             *others,
@@ -76,8 +75,8 @@ def _add_and_keep(
             **how,
         )
 
-    rows = jax.typeof(x_BSD).sharding.spec
-    on_devices = jax.shard_map(of_device, out_specs=(rows, P(*rows[:-1]), P(*rows[:-1])), check_vma=False)
+    cut = (ACT_B,) * 3 + (REPLICATED,) * 3
+    on_devices = jax.shard_map(of_device, in_specs=cut, out_specs=(ACT_B,) * 3, check_vma=False)
     results = on_devices(x_BSD, y_BSD, keep_BSD, bias_D, scale_D, shift_D)
     out_BSD, mean_BS, inverse_BS = (checkpoint_name(x, NORMS) for x in results)
     return out_BSD, (x_BSD, y_BSD, keep_BSD, bias_D, scale_D, mean_BS, inverse_BS)
@@ -85,8 +84,8 @@ def _add_and_keep(
 
 def _gradients(kept_scale: float, _epsilon: float, kept: Kept, dout_BSD: jax.Array) -> tuple[jax.Array | None, ...]:
     def of_device(x_BSD: jax.Array, y_BSD: jax.Array, keep_BSD: jax.Array | None, *others: jax.Array) -> Any:
-        *rows, width = x_BSD.shape
-        how = constants(math.prod(rows), width, BACKWARD_TILE, kept_scale)
+        *leading, width = x_BSD.shape
+        how = constants(math.prod(leading), width, BACKWARD_TILE, kept_scale)
         programs = triton.cdiv(how["rows"], ROWS)
         dparams_PCD = jax.ShapeDtypeStruct((programs, 3, width), jnp.float32)
         same = keep_BSD is None  # where nothing is dropped, x and y have one gradient
@@ -106,9 +105,9 @@ def _gradients(kept_scale: float, _epsilon: float, kept: Kept, dout_BSD: jax.Arr
         )
         return dx_BSD, *(dy_BSD or [dx_BSD]), jax.lax.psum(jnp.sum(dparams_PCD, axis=0), BATCH)
 
-    x_BSD, *_, bias_D, scale_D, _, _ = kept
-    rows = jax.typeof(x_BSD).sharding.spec
-    on_devices = jax.shard_map(of_device, out_specs=(rows, rows, REPLICATED), check_vma=False)
+    *_, bias_D, scale_D, _, _ = kept
+    cut = (ACT_B,) * 3 + (REPLICATED,) * 2 + (ACT_B,) * 3
+    on_devices = jax.shard_map(of_device, in_specs=cut, out_specs=(ACT_B, ACT_B, REPLICATED), check_vma=False)
     dx_BSD, dy_BSD, (dbias_D, dscale_D, dshift_D) = on_devices(*kept, dout_BSD)
     # A norm's shift has the dtype of its scale.
     dnorm = (dscale_D.astype(scale_D.dtype), dshift_D.astype(scale_D.dtype))
