@@ -22,14 +22,13 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import tyro
 
 from benchmarks.result import print_result
-from benchmarks.train_step import config_of_command_line
+from benchmarks.train_step import Configured
 from bertjax import command_line, sharding
 from bertjax.config import Config
 from bertjax.errors import UserError, reported
@@ -84,15 +83,9 @@ class Kernel(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Arguments:
+class Arguments(Configured):
     """Counts what the kernels of a train step move."""
 
-    config: Annotated[
-        Any, tyro.conf.arg(name="", constructor=Config), tyro.conf.configure(tyro.conf.FlagConversionOff)
-    ] = dataclasses.field(default_factory=config_of_command_line)
-    file: Annotated[str, tyro.conf.arg(name="config", help="Python file whose get_config() makes the defaults.")] = ""
-    pairs_per_row: int = 1
-    """Of packed rows."""
     largest: int = 0
     """Kinds of kernels to show."""
 
@@ -194,7 +187,7 @@ def h200() -> jax.sharding.Mesh:
     jax.config.update("jax_platforms", "cpu")
     try:
         topology = topologies.get_topology_desc(platform="cuda", topology="1x1x1", target_config=H200)
-    except Exception as error:  # what JAX raises depends on what is missing
+    except RuntimeError as error:
         raise UserError(f"there is no compiler for GPUs: {error}; pip install 'jax[cuda13]>=0.11'") from error
     chip: np.ndarray = np.array(topology.devices).reshape(1, 1, 1)
     return jax.sharding.Mesh(chip, sharding.AXES, axis_types=(jax.sharding.AxisType.Explicit,) * 3)
@@ -213,8 +206,6 @@ def checked(a: Arguments, mesh: jax.sharding.Mesh) -> Config:
     c = with_vocabulary(a.config)
     c = dataclasses.replace(c, train=dataclasses.replace(c.train, precision="bfloat16"))
     sharding.mesh_sizes(c.mesh, 1)  # or that is the error
-    if a.pairs_per_row < 1:
-        raise UserError(f"pairs_per_row={a.pairs_per_row} is less than 1; use 1 or more")
     sharding.check_batch(c.train.batch_size, mesh, microbatches=c.train.microbatches)
     device, rows = sharding.device_of(mesh), {"positions": c.data.seq_len, "most_spans": a.pairs_per_row}
     attention = attention_kernels.check(c.model, device, dtype="bfloat16", **rows)

@@ -50,24 +50,37 @@ def default_config() -> Config:
     )
 
 
-def config_of_command_line() -> Config:
-    """Returns the config of --config, or that without."""
+def _config() -> Config:
     path, c = command_line.config_file(Config, sys.argv[1:])
     return default_config() if path is None else c
 
 
 @dataclasses.dataclass(frozen=True)
-class Measured:
-    """What a benchmark of the step is given."""
+class Configured:
+    """Which step a benchmark is of."""
 
     config: Annotated[
         Any, tyro.conf.arg(name="", constructor=Config), tyro.conf.configure(tyro.conf.FlagConversionOff)
-    ] = dataclasses.field(default_factory=config_of_command_line)
+    ] = dataclasses.field(default_factory=_config)
     file: Annotated[str, tyro.conf.arg(name="config", help="Python file whose get_config() makes the defaults.")] = ""
-    lengths: tuple[int, ...] = ()
-    """Of the made-up pairs, in tokens, over and over; none takes rows that are full."""
     pairs_per_row: int = 1
     """Of the made-up rows."""
+
+    def __post_init__(self) -> None:
+        self._check_counts("pairs_per_row")
+
+    def _check_counts(self, *names: str) -> None:
+        for name in names:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} is less than 1; use 1 or more")
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured(Configured):
+    """What a benchmark that times the step is given."""
+
+    lengths: tuple[int, ...] = ()
+    """Of the made-up pairs, in tokens, over and over; none takes rows that are full."""
     rounds: int = 5
     """Turns that everyone has."""
     turn_seconds: float = 4.0
@@ -76,9 +89,8 @@ class Measured:
     """Compiles all at the same time: sooner on many cores, but `compile_seconds` are not those of one alone."""
 
     def __post_init__(self) -> None:
-        for name in ("rounds", "pairs_per_row"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} is less than 1; use 1 or more")
+        super().__post_init__()
+        self._check_counts("rounds")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -75,6 +75,10 @@ def test_variants_are_those_of_the_config_and_the_backend(monkeypatch: pytest.Mo
     assert not {"remat_none", "prng_threefry2x32"} & names.keys()
     modern = dataclasses.replace(SMALL, model=dataclasses.replace(SMALL.model, family="modernbert", remat="block"))
     assert "remat_none" in ablation.variants(modern)
+    assert "norm" not in names
+    own = dataclasses.replace(SMALL, model=dataclasses.replace(SMALL.model, attention="triton", norm="triton"))
+    assert ablation.variants(own)["kernel"].fields == {"model": {"attention": "xla"}}  # which drops weights, too
+    assert ablation.variants(own)["norm"].fields == {"model": {"norm": "xla"}}
     monkeypatch.setattr(ablation.backend, "has_tpus", lambda: True)
     assert "three_products" not in ablation.variants(SMALL)
     monkeypatch.setattr(ablation.backend, "only_cpus", lambda: False)
