@@ -4,9 +4,8 @@
 
 The step as the config has it, without --config that of `benchmarks.train_step`, and variants of it take turns, each in
 a process of its own. Prints a JSON line for each: real tokens a second, beside the default's of the same turns, and
-`gain`, how many times faster the default is. `kernel` and `norm` are XLA's instead; as only Triton's kernel for
-attention drops weights, XLA drops none either beside the others, to be seen beside `attention_dropout`. The XLA flags
-that may matter on the backend are variants, too.
+`gain`, how many times faster the default is. In `kernel` and `norm` XLA computes instead of what the config takes. The
+XLA flags that may matter on the backend are variants, too.
 """
 
 from __future__ import annotations
@@ -68,7 +67,7 @@ CPU_FLAGS = {
 }
 """Those that jax 0.10 and 0.12 both know; `onednn` is without it where it is on by default."""
 
-GPU_FLAGS = {"triton_gemm": "--xla_gpu_enable_triton_gemm=false", "cublaslt": "--xla_gpu_enable_cublaslt=true"}
+GPU_FLAGS = {"cublas": backend.CUBLAS.replace("false", "true"), "cublaslt": "--xla_gpu_enable_cublaslt=false"}
 
 
 def variants(c: Config) -> dict[str, Variant]:
@@ -76,7 +75,6 @@ def variants(c: Config) -> dict[str, Variant]:
     other = "bfloat16" if c.train.precision == "float32" else "float32"
     of_backend = CPU_FLAGS if backend.only_cpus() else GPU_FLAGS
     scanned = backend.has_tpus() if c.model.unroll_layers == "auto" else not c.model.unroll_layers
-    drops = c.model.attention == "triton"
     found = {
         "gather": Variant(every_position=True),
         "three_products": Variant(change=one_product),
@@ -88,7 +86,7 @@ def variants(c: Config) -> dict[str, Variant]:
         "layers": Variant({"model": {"unroll_layers": scanned}}),
         "precision": Variant({"train": {"precision": other}}),
         "attention_dropout": Variant({"model": {"attention_dropout": 0.0}}),
-        "kernel": Variant({"model": {"attention": "xla"} | ({} if drops else {"attention_dropout": 0.0})}),
+        "kernel": Variant({"model": {"attention": "xla"}}),
         "norm": Variant({"model": {"norm": "xla"}}),
         "dropout": Variant({"model": {"dropout": 0.0, "attention_dropout": 0.0}}),
         **{f"remat_{way}": Variant({"model": {"remat": way}}) for way in ("none", "products", "block")},
@@ -97,6 +95,8 @@ def variants(c: Config) -> dict[str, Variant]:
     }
     if backend.has_tpus():
         del found["three_products"]  # which has one
+    if not backend.has_cuda():
+        del found["norm"]
     return {name: v for name, v in found.items() if not v.fields or with_fields(c, v.fields) != c}
 
 

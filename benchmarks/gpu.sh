@@ -5,8 +5,7 @@
 #
 # TEXT is what `bertjax prepare` reads, such as .../pretrain/enwiki.jsonl.xz, VOCAB a vocab.txt, TASKS a folder with GLUE's
 # SST-2, STS-B and RTE, each with train.tsv and dev.tsv. All that is printed goes to OUT/*.json, a line for each figure;
-# OUT/runs has the workdirs. Started again it goes on: what is there is not done again. Needs the extras gpu and parity,
-# and triton for the steps of that name.
+# OUT/runs has the workdirs. Started again it goes on: what is there is not done again. Needs the extras gpu and parity.
 # PATTERN picks by the names of the files, such as 'step-base-*' or '@(prepare|pretraining)'; TIME is the pretraining's,
 # 15m by default. Python is that of $PYTHON, or python. On a GPU all takes about an hour.
 set -euo pipefail
@@ -51,7 +50,7 @@ if [ "$small" ]; then
     tiny=(--model.layers=1 --model.width=32 --model.heads=2 --model.mlp_width=64 --train.precision=float32)
     compared=(--rounds=1 --turn_seconds=0.01 --against=huggingface --precisions float32 --ways eager)
     ablated=(--rounds=1 --turn_seconds=0.01) techniques=(--only gather)
-    packed=(--pairs_per_row=2 --model.attention_dropout=0) own=(--model.norm=xla) own_kernels=(kernel)
+    packed=(--pairs_per_row=2 --model.attention_dropout=0) kernels=(kernel)
     sizes=(base) lengths=(32)
     run=(--train.steps=20 --train.batch_size=8 --train.eval_every=10 --train.eval_rows=16
         --optimizer.warmup_steps=None --train.profile_from=5 --train.profile_steps=2)
@@ -69,13 +68,7 @@ else
     fi
     memory=$(nvidia-smi --query-gpu=memory.total --format=csv,noheader,nounits | head -n 1)
     tokens=$((memory >= 120000 ? 32768 : 16384))
-    packed=(--pairs_per_row=2 --model.attention_dropout=0 --model.attention=cudnn)
-    own=(--model.attention=triton --model.norm=triton) own_kernels=(kernel norm)
-    if ! "$python" -c "from bertjax.model import kernels; import jax, sys; from bertjax.config import ModelConfig
-sys.exit(kernels.norm_of(ModelConfig(norm='triton'), (jax.devices()[0].device_kind, 'gpu')) == 'xla')"; then
-        own=()
-        echo "no kernels of our own: they need the extra triton and an A100, H100 or H200" >&2
-    fi
+    packed=(--pairs_per_row=2 --model.attention_dropout=0 --model.attention=cudnn) kernels=(kernel norm)
     sizes=(base large) lengths=(128 512)
     run=("--train.budget=$budget" --train.batch_size=256 --train.eval_every=1000 --checkpoint.save_every=2000
         --optimizer.warmup_steps=None --optimizer.peak_lr=4e-4 --train.profile_from=101 --train.profile_steps=5)
@@ -101,24 +94,22 @@ def get_config():
 PYTHON
 
 # 1. The step, beside Hugging Face's: rows that are full, with all of the paper's dropout, and without that of attention's
-# weights, so by the kernel; so packed rows of a long and a short pair, which Hugging Face reads one by one; and full rows
-# with all dropout by kernels of our own. What kernels are worth is told without Hugging Face.
+# weights; so, by cuDNN, packed rows of a long and a short pair, which Hugging Face reads one by one. What the kernels are
+# worth, of attention and of the norm, is told without Hugging Face.
 for size in "${sizes[@]}"; do
     for length in "${lengths[@]}"; do
         step=("$python" -m benchmarks.train_step "--config=configs/bert_$size.py" "${tiny[@]}"
             "--data.seq_len=$length" "--data.max_predictions=$((length * 15 / 100 + 1))"
             "--train.batch_size=$(rows_of "$size" "$length")" "${compared[@]}")
         measured "step-$size-$length" "${step[@]}"
-        measured "step-$size-$length-kernel" "${step[@]}" --model.attention_dropout=0
+        measured "step-$size-$length-without" "${step[@]}" --model.attention_dropout=0
         measured "step-$size-$length-packed" "${step[@]}" "${packed[@]}" --lengths $((length * 3 / 4)) $((length / 4))
-        [ ${#own[@]} = 0 ] || measured "step-$size-$length-triton" "${step[@]}" "${own[@]}"
         kernel=("$python" -m benchmarks.ablation "--config=configs/bert_$size.py" "${tiny[@]}"
             "--data.seq_len=$length" "--data.max_predictions=$((length * 15 / 100 + 1))"
-            "--train.batch_size=$(rows_of "$size" "$length")" "${ablated[@]}")
-        measured "kernel-$size-$length" "${kernel[@]}" --model.attention_dropout=0 --only kernel
-        measured "kernel-$size-$length-packed" "${kernel[@]}" "${packed[@]}" \
-            --lengths $((length * 3 / 4)) $((length / 4)) --only kernel
-        [ ${#own[@]} = 0 ] || measured "kernel-$size-$length-triton" "${kernel[@]}" "${own[@]}" --only "${own_kernels[@]}"
+            "--train.batch_size=$(rows_of "$size" "$length")" "${ablated[@]}" --only "${kernels[@]}")
+        measured "kernels-$size-$length" "${kernel[@]}"
+        measured "kernels-$size-$length-without" "${kernel[@]}" --model.attention_dropout=0
+        measured "kernels-$size-$length-packed" "${kernel[@]}" "${packed[@]}" --lengths $((length * 3 / 4)) $((length / 4))
     done
 done
 measured ablation "$python" -m benchmarks.ablation --config=configs/bert_base.py "${tiny[@]}" \

@@ -84,7 +84,7 @@ def our_step(
         return {
             "device": f"{mesh.size} x {mesh.devices.flat[0].device_kind}",
             "attention": attention,
-            "norm": c.model.norm,
+            "norm": kernels.norm_of(c.model, sharding.device_of(mesh)),
             "peak_flops": peak_flops(),
             "compile_seconds": compile_seconds,
             "host_seconds": statistics.median(dispatch() for _ in range(10)),

@@ -23,8 +23,13 @@ ONEDNN = "--xla_cpu_experimental_onednn_custom_call=true"
 """Products by oneDNN, worth a tenth in float32 and twice the speed in bfloat16 with jax 0.12, nothing with 0.10
 (docs/log.md)."""
 
+CUBLAS = "--xla_gpu_enable_triton_gemm=false"
+"""Products by cuBLAS alone: with those that XLA writes itself to choose among, BERT-base's step took an H200 2 %
+longer, and half as long again to compile (docs/log.md)."""
+
 DEVICES = Path("/dev")
-GPUS = ("nvidia[0-9]*", "dxg", "kfd")
+NVIDIA = ("nvidia[0-9]*", "dxg")
+GPUS = (*NVIDIA, "kfd")
 """Linux's names for those of NVIDIA, also under Windows, and of AMD."""
 TPUS = ("accel[0-9]*", "vfio/[0-9]*")
 
@@ -35,8 +40,9 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 def start() -> None:
     """Turns the persistent compilation cache on, so that the second start of a run compiles little or nothing.
 
-    Where there is no accelerator it also lets the process keep the memory that it frees, and XLA take oneDNN's
-    products. Programs with those cannot be cached: there every start compiles the step.
+    On NVIDIA GPUs it has XLA take the products of cuBLAS. Where there is no accelerator it lets the process keep the
+    memory that it frees, and XLA take oneDNN's products. Programs with those cannot be cached: there every start
+    compiles the step.
     """
     if jax.config.values["jax_compilation_cache_dir"] is None:
         jax.config.update("jax_compilation_cache_dir", str(cache.directory() / "compiled"))
@@ -46,9 +52,15 @@ def start() -> None:
     if only_cpus():
         _keep_freed_memory()
         if has_onednn():
-            os.environ["XLA_FLAGS"] = f"{ONEDNN} {os.environ.get('XLA_FLAGS', '')}".strip()  # the last flag counts
+            _set_flag(ONEDNN)
             # XLA cannot write a program with such products down: those are compiled at every start.
             warnings.filterwarnings("ignore", "Error writing persistent compilation cache entry .*MemoryError")
+    elif has_cuda():
+        _set_flag(CUBLAS)
+
+
+def _set_flag(flag: str) -> None:
+    os.environ["XLA_FLAGS"] = f"{flag} {os.environ.get('XLA_FLAGS', '')}".strip()  # the last counts: the user's
 
 
 def fastest_precision(device: jax.Device) -> Literal["float32", "bfloat16"]:
@@ -83,18 +95,31 @@ def only_cpus() -> bool:
     """Tells it without starting jax's backend, whose threads would bring their own heaps before they are forbidden."""
     if platforms := jax.config.values["jax_platforms"]:
         return bool(platforms == "cpu")
-    plugins = {plugin.name for plugin in importlib.metadata.entry_points(group="jax_plugins")}
+    plugins = _plugins()
     of_gpus = {name for name in plugins if "cuda" in name or "rocm" in name}
     # Installed says little: libtpu also compiles for pods that are elsewhere. What others need is not known here.
     gpus = of_gpus and (sys.platform != "linux" or _is_there(GPUS))
     return not (gpus or has_tpus() or plugins - of_gpus)
 
 
+def has_cuda() -> bool:
+    """Tells whether there are GPUs of NVIDIA that jax may use."""
+    plugin = any("cuda" in name for name in _plugins())
+    return _may_use("cuda", "gpu") and plugin and (sys.platform != "linux" or _is_there(NVIDIA))
+
+
 def has_tpus() -> bool:
     """Tells it without starting jax's backend, which takes them for this process alone."""
+    return _may_use("tpu") and importlib.util.find_spec("libtpu") is not None and _is_there(TPUS)
+
+
+def _may_use(*names: str) -> bool:
     platforms = jax.config.values["jax_platforms"]
-    wanted = not platforms or "tpu" in platforms.split(",")
-    return wanted and importlib.util.find_spec("libtpu") is not None and _is_there(TPUS)
+    return not platforms or not set(names).isdisjoint(platforms.split(","))
+
+
+def _plugins() -> set[str]:
+    return {plugin.name for plugin in importlib.metadata.entry_points(group="jax_plugins")}
 
 
 def _is_there(names: Sequence[str]) -> bool:

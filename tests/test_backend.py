@@ -39,20 +39,26 @@ FLAGS = """
 import os
 from bertjax import backend
 backend.has_onednn = lambda: {onednn}
+backend.has_cuda = lambda: {cuda}
 backend.start()
 print(os.environ.get("XLA_FLAGS"))
 """
 
 
 @pytest.mark.parametrize(
-    ("onednn", "platforms", "flags"),
-    [(True, "cpu", f"{backend.ONEDNN} --xla_mine"), (False, "cpu", "--xla_mine"), (True, "cuda", "--xla_mine")],
+    ("onednn", "cuda", "platforms", "flags"),
+    [
+        (True, False, "cpu", f"{backend.ONEDNN} --xla_mine"),
+        (False, False, "cpu", "--xla_mine"),
+        (True, True, "cuda", f"{backend.CUBLAS} --xla_mine"),
+        (True, False, "rocm", "--xla_mine"),
+    ],
 )
-def test_products_are_onednns_where_there_are_only_cpus_and_the_users_flags_count_more(
-    onednn: bool, platforms: str, flags: str
+def test_products_are_the_librarys_that_is_fast_there_and_the_users_flags_count_more(
+    onednn: bool, cuda: bool, platforms: str, flags: str
 ) -> None:
     environment = os.environ | {"JAX_PLATFORMS": platforms, "XLA_FLAGS": "--xla_mine"}
-    command = [sys.executable, "-c", FLAGS.format(onednn=onednn)]
+    command = [sys.executable, "-c", FLAGS.format(onednn=onednn, cuda=cuda)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == flags
 

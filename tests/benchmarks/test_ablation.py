@@ -76,13 +76,11 @@ def test_variants_are_those_of_the_config_and_the_backend(monkeypatch: pytest.Mo
     modern = dataclasses.replace(SMALL, model=dataclasses.replace(SMALL.model, family="modernbert", remat="block"))
     assert "remat_none" in ablation.variants(modern)
     assert "norm" not in names
-    own = dataclasses.replace(SMALL, model=dataclasses.replace(SMALL.model, attention="triton", norm="triton"))
-    assert ablation.variants(own)["kernel"].fields == {"model": {"attention": "xla"}}  # which drops weights, too
-    assert ablation.variants(own)["norm"].fields == {"model": {"norm": "xla"}}
     monkeypatch.setattr(ablation.backend, "has_tpus", lambda: True)
     assert "three_products" not in ablation.variants(SMALL)
     monkeypatch.setattr(ablation.backend, "only_cpus", lambda: False)
-    assert {"triton_gemm", "cublaslt"} <= ablation.variants(SMALL).keys()
+    monkeypatch.setattr(ablation.backend, "has_cuda", lambda: True)
+    assert {"kernel", "norm", "cublas", "cublaslt"} <= ablation.variants(SMALL).keys()
     assert "onednn" not in ablation.variants(SMALL)
     assert ablation.variants(modern)["precision"].fields == {"train": {"precision": "bfloat16"}}
 

@@ -54,7 +54,7 @@ def test_one_command_measures_everything_and_goes_on_where_it_was(tmp_path: Path
     assert done.returncode == 0, done.stderr[-3000:]
     expected = ("step-base-32", "step-base-32-packed", "ablation", "inference")
     figures = {name: json.loads((out / f"{name}.json").read_text()) for name in expected}
-    kernels = [json.loads((out / f"kernel-base-32{rows}.json").read_text()) for rows in ("", "-packed", "-triton")]
+    kernels = [json.loads((out / f"kernels-base-32{rows}.json").read_text()) for rows in ("", "-without", "-packed")]
     assert figures["step-base-32"]["ratio_best"] > 0
     assert figures["step-base-32-packed"]["pairs"] == 8
     assert figures["ablation"]["without"] == "gather"

@@ -2,8 +2,8 @@
 
     python -m tests.model.compile_triton
 
-A line of JSON for each, of A100 (compute capability 8.0) and H100 (9.0): the bytes that it writes to memory because
-registers do not hold them, and those of shared memory that a program asks for.
+A line of JSON for each, of H100 (compute capability 9.0) and, of the norm's, A100 (8.0): the bytes that it writes to
+memory because registers do not hold them, and those of shared memory that a program asks for.
 """
 
 from __future__ import annotations
@@ -52,35 +52,44 @@ def compiled(
 def attention_programs(positions: int, head_width: int, mask: bool, capability: int) -> Iterator[dict[str, Any]]:
     """Yields the forward and the backward program."""
     shape = (2, positions, 12, head_width)
-    how = {key: n for key, n in triton_attention.launch(shape).items() if key != "grid"}
     constants = triton_attention.constants(shape, 1.1) | ({} if mask else {"keep_ptr": None})
-    types = [BF, BF, BF, INT, *([MASK] if mask else []), BF, F]
-    name = f"{positions} {'with' if mask else 'without'} dropout"
-    yield compiled(f"attention forward {name}", triton_attention.forward, types, constants, capability, **how)
-    types += [BF] * 4
-    yield compiled(f"attention backward {name}", triton_attention.backward, types, constants, capability, **how)
+    types, gradients = [BF, BF, BF, INT, *([MASK] if mask else []), BF, F], [BF] * 4
+    for way, kernel, warps in (
+        ("forward", triton_attention.attention_forward, triton_attention.FORWARD_WARPS),
+        ("backward", triton_attention.attention_backward, triton_attention.BACKWARD_WARPS),
+    ):
+        name = f"attention {way} {positions} {'with' if mask else 'without'} dropout"
+        how = {key: n for key, n in triton_attention.launch(shape, warps).items() if key != "grid"}
+        all_types = types + (gradients if way == "backward" else [])
+        yield compiled(name, kernel, all_types, constants, capability, **how)
 
 
 def norm_programs(width: int, mask: bool, capability: int) -> Iterator[dict[str, Any]]:
     """Yields the forward and the backward program."""
-    masks, how = [MASK] if mask else [], {"num_warps": triton_norm.WARPS}
+    masks = [MASK] if mask else []
     constants = {"epsilon": 1e-12} | ({} if mask else {"keep_ptr": None})
     constants |= triton_norm.constants(4096, width, triton_norm.FORWARD_TILE, 1.1)
-    name = f"{width} {'with' if mask else 'without'} dropout"
+    name, how = f"{width} {'with' if mask else 'without'} dropout", {"num_warps": triton_norm.FORWARD_WARPS}
     types = [BF, BF, *masks, F, F, F, BF, F, F]
-    yield compiled(f"norm forward {name}", triton_norm.forward, types, constants, capability, **how)
-    constants = {"rows_per_program": triton_norm.ROWS} | ({} if mask else {"keep_ptr": None, "dy_ptr": None})
+    yield compiled(f"norm forward {name}", triton_norm.norm_forward, types, constants, capability, **how)
+    constants = {"rows_per_program": triton_norm.ROWS, "stages": triton_norm.STAGES}
     constants |= triton_norm.constants(4096, width, triton_norm.BACKWARD_TILE, 1.1)
-    types = [BF, BF, *masks, F, F, F, F, BF, BF, *([BF] if mask else []), F]
-    yield compiled(f"norm backward {name}", triton_norm.backward, types, constants, capability, **how)
+    constants |= {} if mask else {"keep_ptr": None, "dy_ptr": None}
+    types, how = (
+        [BF, BF, *masks, F, F, F, F, BF, BF, *([BF] if mask else []), F],
+        {"num_warps": triton_norm.BACKWARD_WARPS},
+    )
+    yield compiled(f"norm backward {name}", triton_norm.norm_backward, types, constants, capability, **how)
 
 
 def main() -> None:
     """Prints them."""
-    for capability, mask in itertools.product((80, 90), (True, False)):
-        programs = [attention_programs(positions, 64, mask, capability) for positions in (128, 512)]
-        programs += [attention_programs(48, 32, mask, capability)]
-        programs += [norm_programs(width, mask, capability) for width in (256, 768, 1024, 2048)]
+    for mask in (True, False):
+        programs = [
+            norm_programs(width, mask, capability) for capability in (80, 90) for width in (256, 768, 1024, 2048)
+        ]
+        programs += [attention_programs(positions, 64, mask, 90) for positions in (64, 128, 192, 512)]
+        programs += [attention_programs(48, 32, mask, 90), attention_programs(512, 32, mask, 90)]
         for line in itertools.chain(*programs):
             print(json.dumps(line))
 

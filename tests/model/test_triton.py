@@ -133,7 +133,7 @@ def losses_and_gradients(c: ModelConfig, mesh: jax.sharding.Mesh) -> Any:
         return jax.device_get(jax.jit(nnx.value_and_grad(loss))(encoder.Encoder(c, rngs=nnx.Rngs(0)), cut))
 
 
-SMALL = dataclasses.replace(tiny.CONFIG, heads=2, unroll_layers=True)
+SMALL = dataclasses.replace(tiny.CONFIG, heads=2, unroll_layers=True, attention="xla", norm="xla")
 BY_TRITON: dict[str, Any] = {"attention": "triton", "norm": "triton"}
 
 
@@ -207,7 +207,7 @@ def test_every_device_computes_its_own_rows_and_heads(
         (
             {"norm": "triton"},
             ("cpu", "cpu"),
-            r"^model.norm='triton' runs on NVIDIA's A100, H100 and H200, not on cpu; use xla$",
+            r"^model.norm='triton' runs on NVIDIA's A100, H100 and H200, not on cpu; use auto or xla$",
         ),
         ({"norm": "triton", "family": "modernbert"}, H100, "the blocks of model.family='modernbert' what they read"),
         ({"norm": "triton", "width": 4096, "heads": 64}, H100, "takes a width of up to 2048, not 4096"),
@@ -216,7 +216,8 @@ def test_every_device_computes_its_own_rows_and_heads(
             ("NVIDIA GeForce RTX 4090", "gpu"),
             "not on NVIDIA GeForce RTX 4090; use auto or xla",
         ),
-        ({"attention": "triton"}, ("NVIDIA B200", "gpu"), "A100, H100 and H200, not on NVIDIA B200"),
+        ({"attention": "triton"}, ("NVIDIA B200", "gpu"), "NVIDIA's H100 and H200, not on NVIDIA B200"),
+        ({"norm": "triton"}, ("NVIDIA B200", "gpu"), "NVIDIA's A100, H100 and H200, not on NVIDIA B200"),
         ({"attention": "triton", "heads": 4}, H100, "takes heads of a width of 16, 32, 64, not 192"),
         ({"attention": "triton", "family": "modernbert"}, H100, "no local windows"),
     ],
@@ -226,17 +227,47 @@ def test_a_kernel_that_cannot_is_an_error(c: dict[str, Any], device: tuple[str, 
         kernels.check(ModelConfig(**c), device, positions=128, dtype="bfloat16", most_spans=1)
 
 
-def test_triton_is_for_those_who_ask_for_it() -> None:
-    case = kernels.Case(*H100, positions=128, head_width=64, dtype="bfloat16", dropout=0.1)
-    assert kernels.choose("auto", case) == "xla"
-    assert kernels.choose("triton", case) == "triton"
-    c = ModelConfig(norm="triton")
-    assert kernels.describe(["triton"] * 2, kernels.norm_of(c, H100)) == "attention by triton, sums and norms by triton"
-    assert kernels.describe(["xla", "cudnn"], kernels.norm_of(c, ("cpu", "cpu"))) == "attention by xla and cudnn"
-    assert kernels.choose("triton", dataclasses.replace(case, positions=100)) == "xla"
-    assert "multiple of 16 positions, not of 100" in str(
-        kernels.obstacle("triton", dataclasses.replace(case, positions=100))
-    )
+@pytest.mark.parametrize(
+    ("change", "taken"),
+    [
+        ({"dropout": 0.1}, "triton"),
+        ({"dropout": 0.1, "positions": 512}, "triton"),
+        ({"dropout": 0.1, "positions": 512, "most_spans": 4}, "triton"),
+        ({"most_spans": 4}, "triton"),
+        ({}, "triton"),
+        ({"positions": 512}, "cudnn"),  # which is faster there
+        ({"positions": 512, "head_width": 128}, "cudnn"),
+        ({"positions": 512, "head_width": 128, "most_spans": 4}, "xla"),
+        ({"dropout": 0.1, "positions": 100}, "xla"),
+        ({"dropout": 0.1, "device_kind": "NVIDIA A100-SXM4-80GB"}, "xla"),
+        ({"device_kind": "NVIDIA A100-SXM4-80GB"}, "cudnn"),
+    ],
+)
+def test_auto_takes_the_fastest_that_can(change: dict[str, Any], taken: str) -> None:
+    case = kernels.Case(*H100, positions=128, head_width=64, dtype="bfloat16")
+    assert kernels.choose("auto", dataclasses.replace(case, **change)) == taken
+
+
+def test_one_that_is_asked_for_and_cannot_gives_way() -> None:
+    case = kernels.Case(*H100, positions=100, head_width=64, dtype="bfloat16", dropout=0.1)
+    assert "multiple of 16 positions, not of 100" in str(kernels.obstacle("triton", case))
+    assert kernels.choose("triton", case) == "xla"
+
+
+@pytest.mark.parametrize(
+    ("asked", "on_h100", "on_a100"), [("auto", "triton", "xla"), ("triton", "triton", "triton"), ("xla", "xla", "xla")]
+)
+def test_what_normalizes(asked: Any, on_h100: str, on_a100: str) -> None:
+    c = ModelConfig(norm=asked)
+    assert kernels.norm_of(c, H100) == on_h100
+    assert kernels.norm_of(c, ("NVIDIA A100-SXM4-80GB", "gpu")) == on_a100
+    assert kernels.norm_of(c, ("cpu", "cpu")) == "xla"
+    assert kernels.norm_of(dataclasses.replace(c, family="modernbert"), H100) == "xla"
+
+
+def test_what_computes_is_said() -> None:
+    assert kernels.describe(["triton"] * 2, "triton") == "attention by triton, sums and norms by triton"
+    assert kernels.describe(["xla", "cudnn"], "xla") == "attention by xla and cudnn"
 
 
 @pytest.mark.parametrize(
@@ -246,16 +277,22 @@ def test_triton_is_for_those_who_ask_for_it() -> None:
         (
             {"attention": "triton"},
             "bfloat16",
-            "needs jax-triton .*: pip install 'bertjax.triton.'; use auto or xla or cudnn",
+            "needs jax-triton .*halted; None in sys.modules.: pip install 'bertjax.triton.'; use auto or xla or cudnn",
         ),
-        ({"norm": "triton"}, "bfloat16", "needs jax-triton .*: pip install 'bertjax.triton.'; use xla"),
+        (
+            {"norm": "triton"},
+            "bfloat16",
+            "needs jax-triton .*halted; None in sys.modules.: pip install 'bertjax.triton.'; use auto or xla",
+        ),
     ],
 )
 def test_what_is_missing_is_named(how: Any, dtype: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
-    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setitem(sys.modules, "jax_triton", None)
+    choice._obstacle_without_triton.cache_clear()
     with pytest.raises(UserError, match=message):
         kernels.check(ModelConfig(attention_dropout=0, **how), H100, positions=128, dtype=dtype, most_spans=1)
+    choice._obstacle_without_triton.cache_clear()
 
 
 @pytest.mark.skipif(sys.platform != "linux" or os.uname().machine != "x86_64", reason="triton brings no ptxas")

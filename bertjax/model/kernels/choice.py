@@ -8,7 +8,8 @@ kernel is worth.
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
+import functools
+import importlib
 import re
 from collections.abc import Iterable
 from typing import Literal, get_args
@@ -25,13 +26,15 @@ LANES = 128  # of a TPU: splash's blocks are multiples of it
 WIDEST = 128  # head width up to which cuDNN has it before Hopper
 TRITON_HEADS = (16, 32, 64)
 TRITON_POSITIONS = 16  # the smallest product of tensor cores
+TRITON_BLOCK = 128  # positions up to which a whole row is one program's, and needs its weights once
 TRITON_WIDTH = 2048  # of hidden states, of which a program holds a whole row in registers
 # NVIDIA's names of what cuDNN's attention does not run on; data centre GPUs of that time begin with Tesla.
 BEFORE_AMPERE = re.compile(r"\b(GTX|MX\d{3}|Quadro|RTX 20[678]0|T4G?|T\d{3,4}|TITAN)\b")
-# Older or smaller GPUs have too little shared memory for a block of a whole row; what Triton writes for newer ones,
-# CUDA's assembler does not read before 13.1.
-TRITON_ON = re.compile(r"^NVIDIA (A[18]00|G?H[128]\d\d?)\b")
-HOPPER_ON = re.compile(r"\b(G?H[12]0\d|G?B[123]\d\d|RTX PRO)\b")
+FROM_HOPPER = re.compile(r"\b(G?H[12]0\d|G?B[123]\d\d|RTX PRO)\b")
+# What Triton writes for newer GPUs, CUDA's assembler does not read before 13.1; of Ampere's, attention needs more than
+# the registers, and the norm is unmeasured.
+HOPPER = re.compile(r"^NVIDIA G?H[128]\d\d?\b")
+AMPERE_OR_HOPPER = re.compile(r"^NVIDIA (A[18]00|G?H[128]\d\d?)\b")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,8 +60,11 @@ def choose(asked: Literal["auto"] | Kernel, case: Case) -> Kernel:
         return asked if obstacle(asked, case) is None else "xla"
     if obstacle("splash", case) is None:
         return "splash"
-    # What JAX does not publish, cuDNN for packed rows, is for those who ask for it; so is Triton, until it is measured.
-    return "cudnn" if obstacle("cudnn", case) is None and case.most_spans == 1 else "xla"
+    # What JAX does not publish, cuDNN for packed rows, is for those who ask for it.
+    cudnn = obstacle("cudnn", case) is None and case.most_spans == 1
+    if obstacle("triton", case) is None and not (cudnn and case.positions > TRITON_BLOCK):
+        return "triton"
+    return "cudnn" if cudnn else "xla"
 
 
 def case_of(c: ModelConfig, device: tuple[str, str], *, positions: int, dtype: str, most_spans: int | None) -> Case:
@@ -82,8 +88,8 @@ def check(c: ModelConfig, device: tuple[str, str], *, positions: int, dtype: str
     case = case_of(c, device, positions=positions, dtype=dtype, most_spans=most_spans)
     if c.attention != "auto" and (reason := obstacle(c.attention, case)):
         raise UserError(f"model.attention={c.attention!r} {reason}; use {' or '.join(('auto', *supported(case)))}")
-    if c.norm != "xla" and (reason := norm_obstacle(c, device)):
-        raise UserError(f"model.norm={c.norm!r} {reason}; use xla")
+    if c.norm == "triton" and (reason := norm_obstacle(c, device)):
+        raise UserError(f"model.norm={c.norm!r} {reason}; use auto or xla")
     return choose(c.attention, case)
 
 
@@ -120,23 +126,21 @@ def _obstacle_for_cudnn(case: Case) -> str | None:
         return f"takes heads of a width that is a multiple of 8 up to {WIDEST}, not {case.head_width}"
     if case.most_spans is None:
         return "takes rows of which the most spans are known"
-    if case.most_spans > 1 and not HOPPER_ON.search(case.device_kind):
+    if case.most_spans > 1 and not FROM_HOPPER.search(case.device_kind):
         return f"takes packed rows from Hopper (H100) on, not on {case.device_kind}"
     return None
 
 
 def _obstacle_for_triton(case: Case) -> str | None:
-    if reason := _obstacle_on_device(case.device_kind) or _obstacle_in_dtype(case):
+    if not HOPPER.search(case.device_kind):
+        return f"runs on NVIDIA's H100 and H200, not on {case.device_kind}"
+    if reason := _obstacle_in_dtype(case):
         return reason
     if case.head_width not in TRITON_HEADS:
         return f"takes heads of a width of {', '.join(map(str, TRITON_HEADS))}, not {case.head_width}"
     if case.positions % TRITON_POSITIONS:
         return f"takes rows of a multiple of {TRITON_POSITIONS} positions, not of {case.positions}"
     return _obstacle_without_triton()
-
-
-def _obstacle_on_device(device_kind: str) -> str | None:
-    return None if TRITON_ON.search(device_kind) else f"runs on NVIDIA's A100, H100 and H200, not on {device_kind}"
 
 
 def _obstacle_for_nvidia(device_kind: str) -> str | None:
@@ -149,14 +153,19 @@ def _obstacle_in_dtype(case: Case) -> str | None:
     return None if case.dtype in ("bfloat16", "float16") else f"computes in bfloat16, not in {case.dtype}"
 
 
+@functools.cache
 def _obstacle_without_triton() -> str | None:
-    there = importlib.util.find_spec("jax_triton") is not None
-    return None if there else "needs jax-triton (Python 3.12 or newer): pip install 'bertjax[triton]'"
+    try:
+        importlib.import_module("jax_triton")
+    except (ImportError, AttributeError) as error:  # also what it misses in another version of triton
+        return f"needs jax-triton (Python 3.12 or newer; {error}): pip install 'bertjax[triton]'"
+    return None
 
 
 def norm_of(c: ModelConfig, device: tuple[str, str]) -> Literal["xla", "triton"]:
     """Returns what normalizes the sums of the model on that (device_kind, platform): "xla" where the kernel cannot."""
-    return "xla" if c.norm == "xla" or norm_obstacle(c, device) else c.norm
+    wanted = c.norm == "triton" or (c.norm == "auto" and HOPPER.search(device[0]))
+    return "triton" if wanted and norm_obstacle(c, device) is None else "xla"
 
 
 def describe(attention: Iterable[Kernel], norm: Kernel) -> str:
@@ -167,8 +176,8 @@ def describe(attention: Iterable[Kernel], norm: Kernel) -> str:
 
 def norm_obstacle(c: ModelConfig, device: tuple[str, str]) -> str | None:
     """Returns why Triton's kernel cannot normalize in the model on that (device_kind, platform), None if it can."""
-    if reason := _obstacle_on_device(device[0]):
-        return reason
+    if not AMPERE_OR_HOPPER.search(device[0]):
+        return f"runs on NVIDIA's A100, H100 and H200, not on {device[0]}"
     if c.family == "modernbert":
         return "normalizes sums, but the blocks of model.family='modernbert' what they read"
     if c.width > TRITON_WIDTH:

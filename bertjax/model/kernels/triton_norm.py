@@ -1,4 +1,4 @@
-"""A sublayer's bias, dropout, residual sum and LayerNorm in one: in Triton, for NVIDIA GPUs. Unmeasured.
+"""A sublayer's bias, dropout, residual sum and LayerNorm in one: in Triton, for NVIDIA GPUs.
 
 XLA takes several kernels for it, and more for the gradients, because it cannot sum over rows and over columns in one;
 here each pass reads and writes an array once, and the sum itself is never written.
@@ -23,10 +23,11 @@ from jax.ad_checkpoint import checkpoint_name
 from bertjax.model.layers import NORMS
 from bertjax.sharding import ACT_B, BATCH, REPLICATED
 
-WARPS = 4
-FORWARD_TILE = 4096  # elements of a block: what so many warps hold in registers without spilling
-BACKWARD_TILE = 2048
+# What was fastest on an H200, of three tiles, 1 to 8 warps, 32 and 64 rows and 1 and 3 stages (docs/log.md).
+FORWARD_TILE, FORWARD_WARPS = 2048, 2  # elements of a block, of which warps hold so many
+BACKWARD_TILE, BACKWARD_WARPS = 1024, 4
 ROWS = 32  # whose gradients of bias, scale and shift a program adds up
+STAGES = 3  # of its loading and computing, side by side
 
 Kept = tuple[jax.Array, jax.Array, jax.Array | None, jax.Array, jax.Array, jax.Array, jax.Array]
 
@@ -66,11 +67,11 @@ def _add_and_keep(
         return jax_triton.triton_call(
             x_BSD,
             *others,
-            kernel=forward,
+            kernel=norm_forward,
             name="norm_forward",
             out_type=(x_BSD, statistic_BS, statistic_BS),
             grid=(triton.cdiv(how["rows"], how["block"]),),
-            num_warps=WARPS,
+            num_warps=FORWARD_WARPS,
             epsilon=epsilon,
             **how,
         )
@@ -94,12 +95,13 @@ def _gradients(kept_scale: float, _epsilon: float, kept: Kept, dout_BSD: jax.Arr
             y_BSD,
             keep_BSD,
             *others,
-            kernel=backward,
+            kernel=norm_backward,
             name="norm_backward",
             out_type=(x_BSD, dparams_PCD) if same else (x_BSD, y_BSD, dparams_PCD),
             grid=(programs,),
-            num_warps=WARPS,
+            num_warps=BACKWARD_WARPS,
             rows_per_program=ROWS,
+            stages=STAGES,
             **how,
             **({"dy_ptr": None} if same else {}),
         )
@@ -125,7 +127,7 @@ def constants(rows: int, width: int, tile: int, kept_scale: float) -> dict[str, 
 
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
-def forward(  # type: ignore[no-untyped-def]
+def norm_forward(  # type: ignore[no-untyped-def]
     x_ptr,
     y_ptr,
     keep_ptr,
@@ -160,7 +162,7 @@ def forward(  # type: ignore[no-untyped-def]
 
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
-def backward(  # type: ignore[no-untyped-def]
+def norm_backward(  # type: ignore[no-untyped-def]
     x_ptr,
     y_ptr,
     keep_ptr,
@@ -177,6 +179,7 @@ def backward(  # type: ignore[no-untyped-def]
     width: tl.constexpr,
     lanes: tl.constexpr,
     block: tl.constexpr,
+    stages: tl.constexpr,
     kept_scale: tl.constexpr,
 ):
     """Writes the gradients of `rows_per_program` rows, and what these add to those of bias, scale and shift."""
@@ -186,7 +189,7 @@ def backward(  # type: ignore[no-untyped-def]
     dbias_ND = tl.zeros([block, lanes], tl.float32)
     dscale_ND = tl.zeros([block, lanes], tl.float32)
     dshift_ND = tl.zeros([block, lanes], tl.float32)
-    for start in range(0, rows_per_program, block):
+    for start in tl.range(0, rows_per_program, block, num_stages=stages):
         row_N = tl.program_id(0) * rows_per_program + start + tl.arange(0, block)
         at_ND, inside_ND = _places(row_N, column_D, rows, width)
         sum_ND, keep_ND = _sum(x_ptr, y_ptr, keep_ptr, bias_D, at_ND, inside_ND, kept_scale)
