@@ -79,7 +79,7 @@ def variants(c: Config) -> dict[str, Variant]:
         "gather": Variant(every_position=True),
         "three_products": Variant(change=one_product),
         "padded_vocabulary": Variant(change=exact_vocabulary),
-        "half_words": Variant(change=whole_words),
+        "shared_words": Variant(change=whole_words),
         "gelu_by_erf": Variant(change=gelu_by_erfc),
         "donation": Variant(donate=False),
         "kept_memory": Variant(change=plain_allocator),
@@ -122,7 +122,7 @@ def exact_vocabulary() -> None:
 
 
 def whole_words() -> None:
-    """Draws a random word for every element that may be dropped, instead of one for two."""
+    """Draws a random word for every element that may be dropped, the generator's pair of which JAX makes one."""
 
     def draw_kept(shape: Sequence[int], rate: float, key: jax.Array | None, cut: NamedSharding) -> jax.Array | None:
         if key is None or rate == 0:

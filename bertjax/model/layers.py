@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
+from jax.extend.random import threefry2x32_p
 from jax.sharding import NamedSharding, PartitionSpec
 
 from bertjax import sharding
@@ -191,16 +192,34 @@ def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
 def draw_kept(shape: Sequence[int], rate: float, key: jax.Array | None, cut: NamedSharding) -> jax.Array | None:
     """Returns for each element of that shape whether dropout keeps it, None if it drops nothing or `key` is None.
 
-    Every random word decides two elements, one by each half, which saves half of the generator's work. The bits belong
-    to places in the global array: the same on every mesh.
+    The generator gives two words at a time, and each decides two elements, one by each half: a quarter of the work.
     """
     dropped = _dropped(rate)
     if key is None or dropped == 0:
         return None
     *rows, last = shape
-    words = jax.random.bits(key, (*rows, -(-last // 2)), jnp.uint32, out_sharding=cut)
-    draws = jnp.concatenate([words.astype(jnp.uint16), (words >> 16).astype(jnp.uint16)], axis=-1)[..., :last]
-    return checkpoint_name(draws >= dropped, DRAWS)
+    words = _two_words(key, (*rows, -(-last // 4)), cut)
+    halves = [half.astype(jnp.uint16) for word in words for half in (word, word >> 16)]
+    return checkpoint_name(jnp.concatenate(halves, axis=-1)[..., :last] >= dropped, DRAWS)
+
+
+def _two_words(key: jax.Array, shape: tuple[int, ...], cut: NamedSharding) -> Sequence[jax.Array]:
+    """Returns two arrays of random bits, which belong to places in the global array: the same on every mesh.
+
+    jax.random.bits would give the exclusive or of threefry's two words.
+    """
+    if jax.random.key_impl(key) != "threefry2x32":
+        of_both = PartitionSpec(None, *cut.spec)
+        return jnp.unstack(jax.random.bits(key, (2, *shape), jnp.uint32, out_sharding=of_both))
+
+    def of_places(*key: jax.Array) -> Sequence[jax.Array]:
+        row, *others = (jax.lax.broadcasted_iota(jnp.uint32, shape, axis) for axis in range(len(shape)))
+        place = jnp.zeros(shape, jnp.uint32)  # in its row, of which no mask has 2**32
+        for index, size in zip(others, shape[1:], strict=True):
+            place = place * size + index
+        return tuple(threefry2x32_p.bind(*(jnp.broadcast_to(part, shape) for part in key), row, place))
+
+    return jax.sharding.auto_axes(of_places, out_sharding=(cut.spec, cut.spec))(*jax.random.key_data(key))
 
 
 def kept_scale(rate: float) -> float:

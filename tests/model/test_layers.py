@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -13,7 +15,13 @@ from jax.sharding import PartitionSpec as P
 from bertjax.model import layers
 from tests.model import tiny
 
-ONES = jnp.ones((8, 50, 101))  # an odd width: the last word's second half goes unused
+ONES = jnp.ones((8, 50, 101))  # an odd width: some of the last words go unused
+
+
+@pytest.fixture(autouse=True)
+def on_one_device() -> Iterator[None]:
+    with jax.set_mesh(tiny.one_device()):
+        yield
 
 
 def test_dropout_depends_on_the_key_alone() -> None:
@@ -22,17 +30,20 @@ def test_dropout_depends_on_the_key_alone() -> None:
     assert jnp.any(first != layers.dropout(ONES, 0.3, jax.random.key(1)))
 
 
+@pytest.mark.parametrize("prng", ["threefry2x32", "rbg"])
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
-def test_dropout_drops_its_share(rate: float) -> None:
-    dropped = np.asarray(layers.dropout(ONES, rate, jax.random.key(0)) == 0)
+def test_dropout_drops_its_share(rate: float, prng: str) -> None:
+    dropped = np.asarray(layers.dropout(ONES, rate, jax.random.key(0, impl=prng)) == 0)
     deviation = np.sqrt(rate * (1 - rate) / dropped.size)
     assert abs(dropped.mean() - rate) < 4 * deviation
 
 
-def test_dropout_decides_each_element_by_itself() -> None:
-    """Neighbours, and the two halves of one random word, agree as often as independent draws do."""
-    drawn = np.asarray(layers.dropout(ONES[..., :100], 0.5, jax.random.key(0)) == 0)
-    for a, b in [(drawn[..., :50], drawn[..., 50:]), (drawn[..., 1:], drawn[..., :-1]), (drawn[1:], drawn[:-1])]:
+@pytest.mark.parametrize("prng", ["threefry2x32", "rbg"])
+def test_dropout_decides_each_element_by_itself(prng: str) -> None:
+    """Neighbours, and the four that a pair of random words decides, agree as often as independent draws do."""
+    drawn = np.asarray(layers.dropout(ONES[..., :100], 0.5, jax.random.key(0, impl=prng)) == 0)
+    neighbours = [(drawn[..., 1:], drawn[..., :-1]), (drawn[:, 1:], drawn[:, :-1]), (drawn[1:], drawn[:-1])]
+    for a, b in [*neighbours, *itertools.combinations(np.split(drawn, 4, axis=-1), 2)]:
         assert abs((a == b).mean() - 0.5) < 4 * 0.5 / np.sqrt(a.size)
 
 
