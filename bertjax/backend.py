@@ -55,7 +55,7 @@ def start() -> None:
             _set_flag(ONEDNN)
             # XLA cannot write a program with such products down: those are compiled at every start.
             warnings.filterwarnings("ignore", "Error writing persistent compilation cache entry .*MemoryError")
-    elif has_cuda():
+    elif has_cuda() and _knows_flags():
         _set_flag(CUBLAS)
 
 
@@ -76,7 +76,11 @@ def fastest_precision(device: jax.Device) -> Literal["float32", "bfloat16"]:
 
 def has_onednn() -> bool:
     """Whether this jax is one that oneDNN was measured with; XLA ends the process over a flag that it does not know."""
-    return (0, 12) <= jax.version.__version_info__[:2] < (0, 13) and platform.machine() == "x86_64"
+    return jax.version.__version_info__[:2] >= (0, 12) and _knows_flags() and platform.machine() == "x86_64"
+
+
+def _knows_flags() -> bool:
+    return jax.version.__version_info__[:2] < (0, 13)
 
 
 def _takes_onednn() -> bool:

@@ -65,19 +65,22 @@ def test_products_are_the_librarys_that_is_fast_there_and_the_users_flags_count_
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names of Linux's devices")
 @pytest.mark.parametrize(
-    ("plugins", "libtpu", "devices", "platforms", "cpus", "tpus"),
+    ("plugins", "libtpu", "devices", "platforms", "cpus", "cuda", "tpus"),
     [
-        ([], False, ["nvidia0", "accel0"], "", True, False),
-        (["xla_cuda12"], False, [], "", True, False),
-        (["xla_cuda12"], False, ["nvidia0"], "", False, False),
-        (["xla_rocm60"], False, ["kfd"], "", False, False),
-        (["xla_cuda13"], False, ["nvidiactl", "vfio/vfio"], "", True, False),
-        ([], True, ["nvidia0"], "", True, False),  # libtpu for `bertjax plan`, beside a GPU that jax cannot use
-        ([], True, ["accel/accel0"], "", True, False),  # an NPU's
-        ([], True, ["accel0"], "", False, True),
-        ([], True, ["vfio/0"], "tpu,cpu", False, True),
-        ([], True, ["vfio/0"], "cpu", True, False),
-        (["neuron"], False, [], "", False, False),  # who knows what it needs
+        ([], False, ["nvidia0", "accel0"], "", True, False, False),
+        (["xla_cuda12"], False, [], "", True, False, False),
+        (["xla_cuda12"], False, ["nvidia0"], "", False, True, False),
+        (["xla_cuda12"], False, ["nvidia0"], "cuda,cpu", False, True, False),
+        (["xla_cuda12"], False, ["nvidia0"], "cpu", True, False, False),
+        (["xla_rocm60"], False, ["kfd"], "", False, False, False),
+        (["xla_rocm60"], False, ["kfd", "nvidia0"], "", False, False, False),
+        (["xla_cuda13"], False, ["nvidiactl", "vfio/vfio"], "", True, False, False),
+        ([], True, ["nvidia0"], "", True, False, False),  # libtpu for `bertjax plan`, beside a GPU that jax cannot use
+        ([], True, ["accel/accel0"], "", True, False, False),  # an NPU's
+        ([], True, ["accel0"], "", False, False, True),
+        ([], True, ["vfio/0"], "tpu,cpu", False, False, True),
+        ([], True, ["vfio/0"], "cpu", True, False, False),
+        (["neuron"], False, [], "", False, False, False),  # who knows what it needs
     ],
 )
 def test_an_accelerator_is_a_plugin_with_its_device(
@@ -86,6 +89,7 @@ def test_an_accelerator_is_a_plugin_with_its_device(
     devices: list[str],
     platforms: str,
     cpus: bool,
+    cuda: bool,
     tpus: bool,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -98,7 +102,7 @@ def test_an_accelerator_is_a_plugin_with_its_device(
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: (name == "libtpu" and libtpu) or None)
     found = [SimpleNamespace(name=name) for name in plugins]
     monkeypatch.setattr(importlib.metadata, "entry_points", lambda **_: found)
-    assert (backend.only_cpus(), backend.has_tpus()) == (cpus, tpus)
+    assert (backend.only_cpus(), backend.has_cuda(), backend.has_tpus()) == (cpus, cuda, tpus)
 
 
 @pytest.mark.parametrize(

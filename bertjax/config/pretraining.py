@@ -62,8 +62,8 @@ class ModelConfig:
     does it in pretraining but on TPUs, and in fine-tuning up to six layers. Same result to rounding."""
     attention: Literal["auto", "xla", "cudnn", "splash", "triton"] = free("auto")
     """What computes attention: XLA; a kernel of cuDNN on NVIDIA GPUs, or splash on TPUs, neither of which drops weights
-    (attention_dropout=0); our own in Triton on H100 and H200, which does. `auto` takes the fastest that can. Same
-    result to rounding."""
+    (attention_dropout=0); our own in Triton on H100 and H200, which does. `auto` takes the fastest that can, but of
+    packed rows cuDNN's only if it is asked for. Same result to rounding."""
     norm: Literal["auto", "xla", "triton"] = free("auto")
     """What adds a sublayer's output to its input and normalizes: XLA, or one kernel of our own for A100, where it is
     unmeasured, H100 and H200, where `auto` takes it. Same result to rounding."""

@@ -192,15 +192,18 @@ def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
 def draw_kept(shape: Sequence[int], rate: float, key: jax.Array | None, cut: NamedSharding) -> jax.Array | None:
     """Returns for each element of that shape whether dropout keeps it, None if it drops nothing or `key` is None.
 
-    The generator gives two words at a time, and each decides two elements, one by each half: a quarter of the work.
+    Threefry gives two words at a time, and each decides two elements, one by each half: a quarter of the work. The four
+    are a quarter of an axis apart, the last one that is not cut over the mesh.
     """
     dropped = _dropped(rate)
     if key is None or dropped == 0:
         return None
-    *rows, last = shape
-    words = _two_words(key, (*rows, -(-last // 4)), cut)
+    cuts = (*cut.spec, *[None] * (len(shape) - len(cut.spec)))
+    axis = max((axis for axis, over in enumerate(cuts) if over is None), default=len(shape) - 1)
+    words = _two_words(key, (*shape[:axis], -(-shape[axis] // 4), *shape[axis + 1 :]), cut)
     halves = [half.astype(jnp.uint16) for word in words for half in (word, word >> 16)]
-    return checkpoint_name(jnp.concatenate(halves, axis=-1)[..., :last] >= dropped, DRAWS)
+    draws = jax.lax.slice_in_dim(jnp.concatenate(halves, axis), 0, shape[axis], axis=axis)
+    return checkpoint_name(draws >= dropped, DRAWS)
 
 
 def _two_words(key: jax.Array, shape: tuple[int, ...], cut: NamedSharding) -> Sequence[jax.Array]:

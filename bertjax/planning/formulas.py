@@ -24,7 +24,7 @@ def estimate_step(c: Config, mesh: AbstractMesh, *, per_slice: int, pairs_per_ro
     """Returns what a step comes to on `per_slice` devices to a slice, or node.
 
     Of temporaries: what is kept for the backward pass of a microbatch, by its very shapes, what one block computes
-    again of it, and float32 gradients; of attention the weights, too, which cuDNN would not keep. A compiler may need
+    again of it, and float32 gradients; of attention the weights, too, which no kernel would keep. A compiler may need
     less or more; docs/plan.md has both for TPUs.
     """
     part = dataclasses.replace(c.train, batch_size=c.train.batch_size // c.train.microbatches)

@@ -58,7 +58,7 @@ def attention_programs(positions: int, head_width: int, mask: bool, capability: 
         ("forward", triton_attention.attention_forward, triton_attention.FORWARD_WARPS),
         ("backward", triton_attention.attention_backward, triton_attention.BACKWARD_WARPS),
     ):
-        name = f"attention {way} {positions} {'with' if mask else 'without'} dropout"
+        name = f"attention {way} {positions} x {head_width} {'with' if mask else 'without'} dropout"
         how = {key: n for key, n in triton_attention.launch(shape, warps).items() if key != "grid"}
         all_types = types + (gradients if way == "backward" else [])
         yield compiled(name, kernel, all_types, constants, capability, **how)
@@ -89,7 +89,7 @@ def main() -> None:
             norm_programs(width, mask, capability) for capability in (80, 90) for width in (256, 768, 1024, 2048)
         ]
         programs += [attention_programs(positions, 64, mask, 90) for positions in (64, 128, 192, 512)]
-        programs += [attention_programs(48, 32, mask, 90), attention_programs(512, 32, mask, 90)]
+        programs += [attention_programs(*shape, mask, 90) for shape in ((48, 32), (512, 32), (128, 16))]
         for line in itertools.chain(*programs):
             print(json.dumps(line))
 

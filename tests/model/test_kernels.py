@@ -31,6 +31,12 @@ PADDED_BS = lengths_to_spans([[256], [100]], 256)
 PACKED_BS = lengths_to_spans([[60, 100, 90], [130, 126]], 256)
 
 
+@pytest.fixture(autouse=True)
+def without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `auto` takes where it is: tests/model/test_triton.py."""
+    monkeypatch.setattr(choice, "_obstacle_without_triton", lambda: "is not there")
+
+
 @pytest.fixture
 def interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a TPU its kernel is computed operation by operation."""
@@ -143,9 +149,9 @@ def test_what_jax_does_not_publish_is_taken_if_asked_for() -> None:
     assert kernels.choose("auto", case) == "xla"
     assert kernels.choose("cudnn", case) == "cudnn"
     for name in ("NVIDIA H200", "NVIDIA GH200 480GB", "NVIDIA B200", "NVIDIA GB200", "NVIDIA H100 PCIe"):
-        assert choice.FROM_HOPPER.search(name)
+        assert choice.PACKED_ON.search(name)
     for name in ("NVIDIA A100-SXM4-80GB", "NVIDIA L40S", "NVIDIA A10G", "Tesla V100-SXM2-16GB"):
-        assert not choice.FROM_HOPPER.search(name)
+        assert not choice.PACKED_ON.search(name)
 
 
 @pytest.mark.usefixtures("interpreted", "cudnn_is_xla")

@@ -33,6 +33,8 @@ ROWS = [
     pytest.param(lengths_to_spans([[512], [300], [511]], 512), id="512"),
     pytest.param(lengths_to_spans([[60, 40, 28], [128], [100, 20], []], 128), id="packed-128"),
     pytest.param(lengths_to_spans([[300, 212], [100, 100, 100, 100], [511, 1]], 512), id="packed-512"),
+    pytest.param(lengths_to_spans([[192], [60, 100], []], 192), id="192"),
+    pytest.param(lengths_to_spans([[48], [40], [11, 20]], 48), id="48"),
 ]
 
 

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
-from collections.abc import Iterator
+import re
 from typing import Any
 
 import jax
@@ -12,16 +13,12 @@ import pytest
 from flax import nnx
 from jax.sharding import PartitionSpec as P
 
+from bertjax.config import MeshConfig
 from bertjax.model import layers
+from bertjax.sharding import BATCH, make_mesh
 from tests.model import tiny
 
 ONES = jnp.ones((8, 50, 101))  # an odd width: some of the last words go unused
-
-
-@pytest.fixture(autouse=True)
-def on_one_device() -> Iterator[None]:
-    with jax.set_mesh(tiny.one_device()):
-        yield
 
 
 def test_dropout_depends_on_the_key_alone() -> None:
@@ -45,6 +42,19 @@ def test_dropout_decides_each_element_by_itself(prng: str) -> None:
     neighbours = [(drawn[..., 1:], drawn[..., :-1]), (drawn[:, 1:], drawn[:, :-1]), (drawn[1:], drawn[:-1])]
     for a, b in [*neighbours, *itertools.combinations(np.split(drawn, 4, axis=-1), 2)]:
         assert abs((a == b).mean() - 0.5) < 4 * 0.5 / np.sqrt(a.size)
+
+
+@pytest.mark.parametrize("prng", ["threefry2x32", "rbg"])
+def test_dropout_of_what_is_cut_along_its_last_axis_stays_where_it_is(prng: str) -> None:
+    """Six columns over three devices: each has two, which no quarter of an axis would divide."""
+    mesh = make_mesh(MeshConfig(data=2, model=3), jax.devices()[:6])
+    with jax.set_mesh(mesh):
+        x = jax.device_put(jnp.ones((4, 50, 6)), P(BATCH, None, "model"))
+        drop = jax.jit(functools.partial(layers.dropout, rate=0.5)).lower(x, key=jax.random.key(0, impl=prng)).compile()
+        dropped = drop(x, key=jax.random.key(0, impl=prng))
+        assert dropped.sharding.spec == x.sharding.spec
+        assert abs(float((dropped == 0).mean()) - 0.5) < 4 * 0.5 / np.sqrt(x.size)
+    assert prng != "threefry2x32" or not re.search("all-to-all|collective|all-gather", drop.as_text() or "")
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])

@@ -92,6 +92,7 @@ def assert_close(found: Any, wanted: Any, tolerance: float = 2e-5) -> None:
     "spans_BS",
     [
         pytest.param(lengths_to_spans([[128], [100], []], 128), id="one block"),
+        pytest.param(lengths_to_spans([[256], [70, 130]], 256), id="two blocks, four steps"),
         pytest.param(lengths_to_spans([[60, 100, 20], [192]], 192), id="three blocks, packed"),
         pytest.param(lengths_to_spans([[30], [11, 20]], 48), id="small blocks"),
     ],
@@ -236,6 +237,9 @@ def test_a_kernel_that_cannot_is_an_error(c: dict[str, Any], device: tuple[str, 
         ({"most_spans": 4}, "triton"),
         ({}, "triton"),
         ({"positions": 512}, "cudnn"),  # which is faster there
+        ({"positions": 64}, "cudnn"),
+        ({"dropout": 0.1, "positions": 112}, "xla"),
+        ({"dropout": 0.1, "head_width": 32}, "xla"),
         ({"positions": 512, "head_width": 128}, "cudnn"),
         ({"positions": 512, "head_width": 128, "most_spans": 4}, "xla"),
         ({"dropout": 0.1, "positions": 100}, "xla"),
@@ -304,8 +308,6 @@ def test_kernels_compile_for_gpus_and_stay_in_their_registers() -> None:
     )
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len(lines) == 56
-    # 40 bytes are nothing beside what a program reads. Ampere has no room for attention's gradients of a whole row.
-    limits = {line["name"]: 700 if line["name"].startswith("80 attention backward 128") else 40 for line in lines}
-    assert [line for line in lines if line["spilled"] > limits[line["name"]]] == []
+    assert len(lines) == len({line["name"] for line in lines}) == 60
+    assert [line for line in lines if line["spilled"] > 40] == []  # nothing beside what a program reads
     assert max(line["shared"] for line in lines) <= 163 * 1024  # of an A100's multiprocessor

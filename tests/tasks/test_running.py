@@ -12,12 +12,19 @@ import pytest
 
 from bertjax import sharding
 from bertjax.config import MeshConfig, ModelConfig
+from bertjax.model.kernels import choice
 from bertjax.sharding import make_mesh
 from bertjax.tasks import answers, choices, classification, running, tagging
 from bertjax.tasks.batches import Choice, Features, make_batch
 from tests.tasks.letters import Letters
 
 MODEL = ModelConfig(width=128, heads=2, attention_dropout=0)
+
+
+@pytest.fixture(autouse=True)
+def without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `auto` takes where it is: tests/model/test_triton.py."""
+    monkeypatch.setattr(choice, "_obstacle_without_triton", lambda: "is not there")
 
 
 def rows(*spans: list[int]) -> Features:

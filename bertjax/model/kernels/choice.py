@@ -26,11 +26,11 @@ LANES = 128  # of a TPU: splash's blocks are multiples of it
 WIDEST = 128  # head width up to which cuDNN has it before Hopper
 TRITON_HEADS = (16, 32, 64)
 TRITON_POSITIONS = 16  # the smallest product of tensor cores
-TRITON_BLOCK = 128  # positions up to which a whole row is one program's, and needs its weights once
+TRITON_ROW = 128  # positions that are one program's, which needs the weights once; longer rows, twice
 TRITON_WIDTH = 2048  # of hidden states, of which a program holds a whole row in registers
 # NVIDIA's names of what cuDNN's attention does not run on; data centre GPUs of that time begin with Tesla.
 BEFORE_AMPERE = re.compile(r"\b(GTX|MX\d{3}|Quadro|RTX 20[678]0|T4G?|T\d{3,4}|TITAN)\b")
-FROM_HOPPER = re.compile(r"\b(G?H[12]0\d|G?B[123]\d\d|RTX PRO)\b")
+PACKED_ON = re.compile(r"\b(G?H[12]0\d|G?B[123]\d\d|RTX PRO)\b")
 # What Triton writes for newer GPUs, CUDA's assembler does not read before 13.1; of Ampere's, attention needs more than
 # the registers, and the norm is unmeasured.
 HOPPER = re.compile(r"^NVIDIA G?H[128]\d\d?\b")
@@ -60,11 +60,13 @@ def choose(asked: Literal["auto"] | Kernel, case: Case) -> Kernel:
         return asked if obstacle(asked, case) is None else "xla"
     if obstacle("splash", case) is None:
         return "splash"
-    # What JAX does not publish, cuDNN for packed rows, is for those who ask for it.
-    cudnn = obstacle("cudnn", case) is None and case.most_spans == 1
-    if obstacle("triton", case) is None and not (cudnn and case.positions > TRITON_BLOCK):
+    # What JAX does not publish, cuDNN for packed rows, is for those who ask for it; so are shapes of which Triton's is
+    # unmeasured: other heads, and rows that only small blocks divide.
+    by_cudnn = obstacle("cudnn", case) is None and case.most_spans == 1
+    measured = case.head_width == 64 and case.positions % TRITON_ROW == 0
+    if measured and obstacle("triton", case) is None and not (by_cudnn and case.positions > TRITON_ROW):
         return "triton"
-    return "cudnn" if cudnn else "xla"
+    return "cudnn" if by_cudnn else "xla"
 
 
 def case_of(c: ModelConfig, device: tuple[str, str], *, positions: int, dtype: str, most_spans: int | None) -> Case:
@@ -126,7 +128,7 @@ def _obstacle_for_cudnn(case: Case) -> str | None:
         return f"takes heads of a width that is a multiple of 8 up to {WIDEST}, not {case.head_width}"
     if case.most_spans is None:
         return "takes rows of which the most spans are known"
-    if case.most_spans > 1 and not FROM_HOPPER.search(case.device_kind):
+    if case.most_spans > 1 and not PACKED_ON.search(case.device_kind):
         return f"takes packed rows from Hopper (H100) on, not on {case.device_kind}"
     return None
 

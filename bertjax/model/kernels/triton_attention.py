@@ -23,7 +23,8 @@ from jax.ad_checkpoint import checkpoint_name
 
 from bertjax.model.layers import LARGE_NEGATIVE, PRODUCTS
 
-# What was fastest on an H200, dropout on, of three blocks, three steps, 4 and 8 warps and 1 to 3 stages (docs/log.md).
+# What an H200 was fast with at 128 and 512 positions, dropout on, of two blocks, three steps, 4 and 8 warps and 1 to 3
+# stages (docs/log.md).
 BLOCKS = (128, 64, 32, 16)  # positions that a program computes, the most that divide the row
 STEP = 64  # the most positions that it goes through at a time
 STAGES = 3  # of loading and computing, side by side

@@ -23,8 +23,9 @@ from jax.ad_checkpoint import checkpoint_name
 from bertjax.model.layers import NORMS
 from bertjax.sharding import ACT_B, BATCH, REPLICATED
 
-# What was fastest on an H200, of three tiles, 1 to 8 warps, 32 and 64 rows and 1 and 3 stages (docs/log.md).
-FORWARD_TILE, FORWARD_WARPS = 2048, 2  # elements of a block, of which warps hold so many
+# What an H200 was fast with at widths of 768 and 1,024, of three tiles, 1 to 8 warps, 32 and 64 rows and 1 and 3 stages
+# (docs/log.md).
+FORWARD_TILE, FORWARD_WARPS = 2048, 2  # the elements of a block, and the warps that hold them
 BACKWARD_TILE, BACKWARD_WARPS = 1024, 4
 ROWS = 32  # whose gradients of bias, scale and shift a program adds up
 STAGES = 3  # of its loading and computing, side by side
