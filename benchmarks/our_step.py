@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import resource
 import statistics
 import time
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
+from benchmarks import memory
 from benchmarks.alternation import Trial
 from bertjax import backend, sharding
 from bertjax.config import Config, MeshConfig
@@ -115,4 +115,4 @@ def our_products(precision: Literal["float32", "bfloat16"]) -> Trial:
 def peak_bytes() -> int:
     """Returns the most memory that was used: of the device, or, where it does not say, of this process."""
     stats = jax.local_devices()[0].memory_stats()
-    return stats["peak_bytes_in_use"] if stats else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return stats["peak_bytes_in_use"] if stats else memory.peak_bytes()

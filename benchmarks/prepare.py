@@ -27,6 +27,7 @@ from typing import Any, Literal
 
 import tyro
 
+from benchmarks import memory
 from benchmarks.result import print_result
 from bertjax.data.documents import read_documents
 from bertjax.data.sentences import split_sentences
@@ -145,8 +146,9 @@ def _measured(work: Callable[[], object]) -> Figures:
     start, cpu = time.perf_counter(), _cpu_seconds()
     work()
     seconds, cpu_seconds = time.perf_counter() - start, _cpu_seconds() - cpu
-    own, workers = (resource.getrusage(who).ru_maxrss / 1e6 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return {"seconds": seconds, "cpu_seconds": cpu_seconds, "gigabytes": own, "gigabytes_of_a_worker": workers}
+    own, workers = memory.peak_bytes(), resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+    memories = {"gigabytes": own / 1e9, "gigabytes_of_a_worker": workers / 1e9}
+    return {"seconds": seconds, "cpu_seconds": cpu_seconds} | memories
 
 
 def _cpu_seconds() -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import shutil
 import time
 from typing import Any, Literal
@@ -11,6 +10,7 @@ from typing import Any, Literal
 import torch
 import transformers
 
+from benchmarks import memory
 from benchmarks.alternation import Trial
 from benchmarks.huggingface_curve import inputs, make_optimizer
 from bertjax.config import Config
@@ -77,7 +77,7 @@ def peak_bytes(device: str) -> int:
     """Returns the most memory that was used: of the GPU, or of this process."""
     if device == "cuda":
         return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return memory.peak_bytes()
 
 
 def _start() -> str:
