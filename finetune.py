@@ -77,7 +77,7 @@ def run(c: FinetuneConfig, workdir: str | Path, read: Read | None = None) -> dic
         "task": c.task,
         "metric": metric,
         "labels": list(task.labels),
-        "model": dataclasses.asdict(model_config),
+        "model": model_config,
         "heads": list(classifier_heads(model_config, c.task, c.train.pooling)),
         "examples": fingerprint(task),
     }
@@ -86,6 +86,7 @@ def run(c: FinetuneConfig, workdir: str | Path, read: Read | None = None) -> dic
     train = task.parts["train"].features
     per_epoch = -(-len(train.ids) // c.train.batch_size)
     steps = c.train.epochs * per_epoch
+    check_schedule(c, steps)
     padded = batches.fitting_lengths(train.lengths_N, row_length(c.data))
     batch_of = running.training_batches(train, padded, c, tokenizer, mesh)
 
@@ -196,6 +197,14 @@ def read_task(c: FinetuneConfig, tokenizer: Tokenizer) -> Task:
     return TASKS[c.task](data, tokenizer, c.train.seed)
 
 
+def check_schedule(c: FinetuneConfig, steps: int) -> None:
+    """Raises UserError if the learning rate would need more steps than there are."""
+    try:
+        c.optimizer.check_fits(steps, f"the {steps} steps of train.epochs={c.train.epochs}")
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
 def evaluation_steps(per_epoch: int, evaluations: int) -> set[int]:
     """Returns after which steps of an epoch, counted from 1, there is an evaluation; the last is one."""
     return {round(per_epoch * (k + 1) / evaluations) for k in range(evaluations)}
@@ -259,7 +268,7 @@ def write_results(
         write_predictions(task, found, chosen, folder.files, submission)
         runs.write_json(folder.files / report.FINAL, final)
         hosts.say(f"the report is {folder.path / report.write_report(folder.files).name}")
-    hosts.wait_for_all("the report is written")
+    folder.share("the report is written")
 
 
 def remove_final(folder: storage.Folder, *, goes_on: bool) -> None:

@@ -14,17 +14,18 @@ import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
 from bertjax import backend, command_line, hosts, pretrained, report, runs, sharding, storage
-from bertjax.config import Config
+from bertjax.config import Config, ModelConfig
 from bertjax.data import batches as data
 from bertjax.data.mixture import Mixture, check_together, open_mixture
 from bertjax.errors import UserError, reported
 from bertjax.interop.extension import check_extends, extend
 from bertjax.model import kernels
+from bertjax.model.assembly import WITHOUT_PAIRS
 from bertjax.model.encoder import check_mesh
 from bertjax.model.params import Params
 from bertjax.training import budget, programs, step
@@ -56,18 +57,20 @@ def run(c: Config, workdir: str | Path) -> dict[str, float]:
     # 1. What there is to compute on, and what to read. Everything that can be wrong is found out before the first step.
     began, mesh = time.perf_counter(), sharding.make_mesh(c.mesh)
     corpora = open_corpora(c)
-    c = with_vocabulary(with_pretrained_model(c, corpora[0]), corpora[0])
-    check_mesh(c.model, mesh)
     for _, part in c.by_phase():
         sharding.check_batch(part.train.batch_size, mesh, microbatches=part.train.microbatches)
 
     with storage.opened(workdir) as folder, runs.lock(folder.files), jax.set_mesh(mesh):
+        c = with_vocabulary(with_pretrained_model(c, corpora[0], folder.files), corpora[0])
+        check_mesh(c.model, mesh)
         c = runs.with_precision(c, folder.files, mesh.devices.flat[0])
         say_where_it_runs(c, [attention_of(phase, mesh) for phase in make_phases(c, corpora)], mesh)
         if c.train.budget is not None:
             c = within_budget(c, corpora, mesh, folder, began)
         phases = make_phases(c, corpora)
-        facts = {"corpus": " ".join(corpus.fingerprint for corpus in corpora)}
+        facts: dict[str, Any] = {"corpus": " ".join(corpus.fingerprint for corpus in corpora)}
+        if not corpora[0].next_sentence:
+            facts["heads"] = WITHOUT_PAIRS  # else those of BERT
         runs.open_workdir(folder.files, c, facts, corpora[0].tokenizer)
 
         with Checkpoints(folder, c.checkpoint) as checkpoints, StopRequest() as stop:
@@ -84,8 +87,8 @@ def run(c: Config, workdir: str | Path) -> dict[str, float]:
             # 3. What it does, phase by phase.
             with MetricsLog(folder, c.train, steps=c.train.steps, resumed_at=start, counters=counters) as log:
                 for phase in (phase for phase in phases if start < phase.steps.stop):
-                    begin, profile = max(start, phase.steps.start), folder.files / "profile"
-                    state, leaving = train(phase, begin, state, mesh, checkpoints, log, stop, profile)
+                    begin = max(start, phase.steps.start)
+                    state, leaving = train(phase, begin, state, mesh, checkpoints, log, stop, folder)
                     if leaving:
                         break
 
@@ -93,7 +96,7 @@ def run(c: Config, workdir: str | Path) -> dict[str, float]:
         stop.leave_if_requested()
         if hosts.is_first():
             hosts.say(f"the report is {folder.path / report.write_report(folder.files).name}")
-        hosts.wait_for_all("the report is written")
+        folder.share("the report is written")
         return last_evaluation(folder.files)
 
 
@@ -105,7 +108,7 @@ def train(
     checkpoints: Checkpoints,
     log: MetricsLog,
     stop: StopRequest,
-    profile: Path,
+    folder: storage.Folder,
 ) -> tuple[step.TrainState, bool]:
     """Trains from step `start` to the end of a phase; returns the state, and whether to leave before that."""
     steps, c, corpus, _ = phase
@@ -121,7 +124,7 @@ def train(
     places = range(start - steps.start, len(steps))
     coming = data.prefetched(send, places, threads=c.data.threads, ahead=c.data.prefetch)
     numbered = zip(range(start + 1, steps.stop + 1), coming, strict=True)
-    for done, batch in traced(numbered, c.train.profiled, profile):
+    for done, batch in traced(numbered, c.train.profiled, folder):
         state, figures = train_step(state, batch)
         log.train(done, figures)
         last, leaving = done == steps.stop, stop.agreed()
@@ -203,27 +206,32 @@ def attention_of(phase: Phase, mesh: jax.sharding.Mesh) -> kernels.Kernel:
     )
 
 
-def with_pretrained_model(c: Config, corpus: Mixture) -> Config:
+def with_pretrained_model(c: Config, corpus: Mixture, files: Path) -> Config:
     """Returns the config with the model of `train.init_from`, if that is set, long enough for the vocabulary.
 
-    Raises: UserError if the config asks for another model, or the corpus has another vocabulary.
+    A run that has begun has that model in its own folder. Raises: UserError if the config asks for another model (what
+    is as by default does not), or the corpus has another vocabulary.
     """
     if not c.train.init_from:
         return c
-    b = pretrained.read_blueprint(c.train.init_from)
-    asked, unset, there = (dataclasses.asdict(model) for model in (c.model, type(c.model)(), b.config))
+    begun = (files / "config.json").exists()
+    there = runs.read_config(files, Config).model if begun else pretrained_model(c.train.init_from, corpus)
+    asked, unset, has = (dataclasses.asdict(model) for model in (c.model, type(c.model)(), there))
     how = {f.name: asked[f.name] for f in dataclasses.fields(c.model) if f.metadata.get("free")}
-    other = [f"model.{k}={v!r}" for k, v in asked.items() if v not in (unset[k], there[k]) and k not in how]
+    other = [f"model.{k}={v!r}" for k, v in asked.items() if v not in (unset[k], has[k]) and k not in how]
     if other:
         raise UserError(f"{', '.join(other)} is not what {c.train.init_from} has; leave the group model out")
-    tokenizer = pretrained.read_tokenizer(c.train.init_from, b)
-    check_extends(corpus.tokenizer, tokenizer, c.train.init_from)
-    size = max(b.config.vocab_size or 0, corpus.tokenizer.vocab_size)
-    model = dataclasses.replace(b.config, vocab_size=size, **how)
     try:
-        return dataclasses.replace(c, model=model)
+        return dataclasses.replace(c, model=dataclasses.replace(there, **how))
     except ValueError as error:
         raise UserError(f"{c.train.init_from}: {error}") from error
+
+
+def pretrained_model(folder: str, corpus: Mixture) -> ModelConfig:
+    """Returns the model of a folder, long enough for the vocabulary. Raises: UserError if that is another one."""
+    b = pretrained.read_blueprint(folder)
+    check_extends(corpus.tokenizer, pretrained.read_tokenizer(folder, b), folder)
+    return dataclasses.replace(b.config, vocab_size=max(b.config.vocab_size or 0, corpus.tokenizer.vocab_size))
 
 
 def first_params(c: Config, corpus: Mixture, make_model: step.MakeModel) -> Params:
@@ -256,7 +264,7 @@ def with_vocabulary(c: Config, corpus: Mixture) -> Config:
 def held_out_figures(means: dict[str, float], held_out: Sequence[data.Batch]) -> dict[str, float]:
     """Returns the figures of an evaluation by their fixed names."""
     figures = {"loss": means["mlm_loss"] + means.get("nsp_loss", 0.0), **means}
-    figures["mlm_perplexity"] = math.exp(means["mlm_loss"])
+    figures["mlm_perplexity"] = math.exp(min(means["mlm_loss"], 700.0))  # what a float can hold
     if "nsp_loss" in means:
         figures["nsp_pairs"] = sum(int(batch["next_weights"].sum()) for batch in held_out)
     return figures
@@ -273,7 +281,7 @@ def say_where_it_runs(c: Config, attention: Sequence[kernels.Kernel], mesh: jax.
 
 
 def say_what_runs(c: Config, phases: Sequence[Phase], state: step.TrainState, start: int) -> None:
-    """Prints how large the model is, what it reads, and how far it is."""
+    """Prints how large the model is, what it drops and reads, and how far it is."""
     parameters = sum(x.size for x in jax.tree.leaves(state.params))
     rows = ", then ".join(
         f"{phase.corpus.rows('train')} training and {phase.corpus.rows('validation')} held-out rows of"
@@ -281,7 +289,8 @@ def say_what_runs(c: Config, phases: Sequence[Phase], state: step.TrainState, st
         for phase in phases
     )
     steps = f"going on from step {start} of {c.train.steps}" if start else f"{c.train.steps} steps"
-    hosts.say(f"{parameters / 1e6:.1f} M parameters; {rows}; {steps}")
+    dropout = f"dropout {c.model.dropout}, of attention {c.model.attention_dropout}"
+    hosts.say(f"{parameters / 1e6:.1f} M parameters, {dropout}; {rows}; {steps}")
 
 
 def main() -> None:

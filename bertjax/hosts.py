@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import sys
+import traceback
 from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn, TypeVar
 
@@ -40,11 +41,13 @@ def joined(c: MeshConfig) -> Iterator[None]:
         yield
     except (UserError, OSError) as error:
         _leave(f"error: {error}", 1)
-    except jax.errors.JaxRuntimeError as error:
-        line = str(error).strip().splitlines()[0]
-        if not any(sign in line.lower() for sign in SIGNS_OF_LOSS):
-            raise
-        _leave(f"error: another process of the run is gone ({line[:200]}); start all of them again to go on", LOST_PEER)
+    except Exception as error:
+        line = (str(error).strip().splitlines() or [""])[0]
+        if isinstance(error, jax.errors.JaxRuntimeError) and any(sign in line.lower() for sign in SIGNS_OF_LOSS):
+            gone = f"error: another process of the run is gone ({line[:200]}); start all of them again to go on"
+            _leave(gone, LOST_PEER)
+        else:  # a bug of ours, or no memory
+            _leave(traceback.format_exc(), 1)
 
 
 def _start(c: MeshConfig) -> None:

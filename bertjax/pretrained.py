@@ -16,7 +16,7 @@ from bertjax.config import CheckpointConfig, Config, FinetuneConfig, MeshConfig,
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import UserError
 from bertjax.interop import google, huggingface
-from bertjax.model.assembly import Blueprint, abstract_params
+from bertjax.model.assembly import PRETRAINING_HEADS, Blueprint, abstract_params
 from bertjax.model.params import Params
 from bertjax.sharding import make_mesh
 
@@ -34,7 +34,7 @@ def read_blueprint(path: str | Path) -> Blueprint:
     record = runs.read_record(path)
     facts = record["facts"]
     if "model" not in facts:
-        return Blueprint(runs.read_config(path, Config).model)
+        return Blueprint(runs.read_config(path, Config).model, tuple(facts.get("heads", PRETRAINING_HEADS)))
     c = runs.config_from_dict(ModelConfig, facts["model"], str(Path(path) / "config.json"))
     pooling = facts.get("pooling") or record["config"]["train"]["pooling"]  # of an import, of a fine-tuning
     return Blueprint(c, tuple(facts["heads"]), facts["task"], tuple(facts["labels"]), pooling)

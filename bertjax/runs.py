@@ -30,7 +30,7 @@ OF_ONE_PROCESS = {"mesh.process", "data.path", "data.cache", "phases.data.path",
 def open_workdir(workdir: str | Path, config: Any, facts: Mapping[str, Any], tokenizer: Tokenizer) -> Path:
     """Returns the workdir, made on the first call and compared on later ones, as the processes of a run with another.
 
-    `config` is a dataclass of groups, `facts` what else the curve depends on (JSON).
+    `config` is a dataclass of groups, `facts` what else the curve depends on: JSON, or a dataclass of fields.
 
     Raises: UserError, with the difference, if a field that changes the curve is not what the workdir was made with, or
     one that all processes share is not the same in all.
@@ -40,15 +40,15 @@ def open_workdir(workdir: str | Path, config: Any, facts: Mapping[str, Any], tok
     record: dict[str, Any] = {
         "bertjax": __version__,
         "hardware": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-        "facts": dict(facts),
+        "facts": {name: _plain(fact) for name, fact in facts.items()},
         "config": dataclasses.asdict(config),
     }
     own = flat(record["config"]) | record["facts"]
     hosts.check_same({name: value for name, value in own.items() if _field(name) not in OF_ONE_PROCESS})
     before = _read(path) if path.exists() else None
     if before is not None:
-        changed = changes(before["config"], config)
-        _refuse_other_curve(path, not_free(changed, type(config)) | differences(before["facts"], record["facts"]))
+        changed = changes(before["config"], config, path)
+        _refuse_other_curve(path, not_free(changed, type(config)) | _changed_facts(before["facts"], facts, path))
         for name, (old, new) in changed.items():
             hosts.say(f"{name} was {old!r}, now {new!r}")
     hosts.wait_for_all("the workdir is read")
@@ -87,6 +87,10 @@ def lock(workdir: str | Path) -> Iterator[None]:
         file.truncate(0)
         print(f"process {os.getpid()} on {socket.gethostname()}", file=file, flush=True)
         yield
+
+
+def _plain(fact: Any) -> Any:
+    return dataclasses.asdict(fact) if dataclasses.is_dataclass(fact) and not isinstance(fact, type) else fact
 
 
 def read_config(workdir: str | Path, kind: type[C]) -> C:
@@ -168,11 +172,6 @@ def _groups(kind: Any) -> tuple[type[Any] | None, bool]:
     return (kind if dataclasses.is_dataclass(kind) else None), several  # type: ignore[return-value]
 
 
-def _laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    both = {name: _laid_over(below[name], above[name]) for name in above if isinstance(below.get(name), dict)}
-    return {**below, **above, **both}
-
-
 def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         if (path.parent / "sweep.json").is_file():
@@ -224,12 +223,26 @@ def _field(name: str) -> str:
     return re.sub(r"\.\d+\.", ".", name)
 
 
-def changes(before: Mapping[str, Any], config: Any) -> dict[str, tuple[Any, Any]]:
+def changes(before: Mapping[str, Any], config: Any, source: Path) -> dict[str, tuple[Any, Any]]:
     """Returns old and new value of each setting that is another, by its dotted name; `before` is as JSON has it.
 
-    What an older bertjax did not know was as it is by default.
+    What an older bertjax did not know was as it is by default. Raises: UserError if `before` is of another dataclass.
     """
-    return differences(_laid_over(dataclasses.asdict(type(config)()), before), dataclasses.asdict(config))
+    old = config_from_dict(type(config), before, str(source))
+    return differences(dataclasses.asdict(old), dataclasses.asdict(config))
+
+
+def _changed_facts(before: Mapping[str, Any], facts: Mapping[str, Any], source: Path) -> dict[str, tuple[Any, Any]]:
+    """Returns old and new value of each fact that is another; of a dataclass, of its fields that are not free."""
+    changed: dict[str, tuple[Any, Any]] = {}
+    for name in sorted(before.keys() | facts.keys()):
+        old, new = before.get(name), facts.get(name)
+        if dataclasses.is_dataclass(new) and old is not None:
+            of_fields = not_free(changes(old, new, source), type(new))
+            changed |= {f"{name}.{field}": change for field, change in of_fields.items()}
+        else:
+            changed |= differences({name: old}, {name: new})
+    return changed
 
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

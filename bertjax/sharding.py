@@ -28,7 +28,6 @@ BATCH = ("data", "fsdp")
 
 # Weights. The embedding is cut over the vocabulary only: cut on the width, XLA replicates its gradient.
 QKV_NDHK, QKV_BIAS_NHK = P(None, "fsdp", "model", None), P(None, "model", None)
-QKV_DNHK = P("fsdp", None, "model", None)
 OUT_HKD = P("model", None, "fsdp")
 UP_DF, UP_BIAS_F = P("fsdp", "model"), P("model")
 UP_DNF = P("fsdp", None, "model")

@@ -47,6 +47,13 @@ class Folder:
                 file.copy(copy, overwrite=True)
                 self._sent[Path(file)] = state
 
+    def share(self, name: str) -> None:
+        """Returns when every process is here, and has the files of the first; `name` tells the places apart."""
+        self.send()
+        hosts.wait_for_all(name)
+        if not (is_on_disk(self.path) or hosts.is_first()):
+            self.fetch()
+
     def _files(self, root: epath.Path) -> Iterator[epath.Path]:
         for file in root.iterdir() if root.is_dir() else ():
             if file.is_dir():
@@ -67,9 +74,10 @@ def opened(path: str | Path) -> Iterator[Folder]:
         return
     if not str(path).startswith(STORES):
         raise UserError(f"{path} is in no object store that is known; use {', '.join(STORES)}, or a folder on a disk")
-    with tempfile.TemporaryDirectory(prefix="bertjax-") as temporary, _installed(path):
-        folder = Folder(path, Path(temporary) / epath.Path(path).name)
-        folder.fetch()
+    with tempfile.TemporaryDirectory(prefix="bertjax-") as temporary:
+        with _installed(path):
+            folder = Folder(path, Path(temporary) / epath.Path(path).name)
+            folder.fetch()
         try:
             yield folder
         finally:

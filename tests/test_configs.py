@@ -5,14 +5,16 @@ import importlib.util
 from pathlib import Path
 from types import ModuleType
 
+import jax
 import pytest
 
 import train
-from bertjax import runs
-from bertjax.config import CheckpointConfig, Config
+from bertjax import pretrained, runs
+from bertjax.config import CheckpointConfig, Config, MeshConfig
 from bertjax.data.batches import full_batch
 from bertjax.data.prepare import prepare
 from bertjax.data.settings import PrepareConfig
+from bertjax.sharding import make_mesh
 from bertjax.training.flops import flops_by_part
 from tests.test_train import StopAfter, untimed
 
@@ -133,3 +135,7 @@ def test_the_modern_recipe_trains_and_goes_on_where_it_stopped(
     assert late["eval_mlm_loss"] < early["eval_mlm_loss"]
     assert "eval_nsp_loss" not in late
     assert runs.read_config(tmp_path / "whole", Config).model.family == "modernbert"
+    b = pretrained.read_blueprint(tmp_path / "whole")
+    assert b.heads == ("masked_lm",)  # no pairs, nothing that they would teach
+    with jax.set_mesh(make_mesh(MeshConfig(), jax.devices()[:1])):
+        assert pretrained.read_params(tmp_path / "whole", b).keys() == {"encoder", "masked_lm"}

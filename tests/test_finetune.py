@@ -444,3 +444,10 @@ def test_scores_are_learned_and_handed_in_as_glue_takes_them(
     }
     with pytest.raises(UserError, match="gives no scores: fine-tune it for regression"):
         bertjax.load(task_config.init_from).score("a text")
+
+
+def test_a_schedule_that_is_longer_than_the_run_is_refused() -> None:
+    c = FinetuneConfig(optimizer=OptimizerConfig(warmup_steps=300))
+    finetune.check_schedule(c, 301)
+    with pytest.raises(UserError, match=r"warmup_steps=300 leaves nothing of the 300 steps of train\.epochs=3"):
+        finetune.check_schedule(c, 300)

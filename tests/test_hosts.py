@@ -20,6 +20,7 @@ import pytest
 
 import finetune
 import train
+from bertjax import hosts
 from bertjax.config import (
     Config,
     FinetuneConfig,
@@ -209,3 +210,15 @@ def test_a_process_with_another_config_is_named_by_all(config: Config, tmp_path:
         last = said.splitlines()[-1]
         assert last.startswith(f"process {number}: error: process 1 has another train.seed than process 0; start all")
     assert jax.process_count() == 1
+
+
+def test_what_only_one_process_meets_does_not_keep_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    left: list[tuple[str, int]] = []
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(hosts, "_start", lambda _: None)
+    monkeypatch.setattr(hosts, "_leave", lambda line, code: left.append((line, code)))
+    for error in (MemoryError("all gone"), jax.errors.JaxRuntimeError("UNAVAILABLE: no peer")):
+        with hosts.joined(MeshConfig()):
+            raise error
+    assert "MemoryError: all gone" in left[0][0]
+    assert [code for _, code in left] == [1, LOST_PEER]

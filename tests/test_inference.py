@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import io
 import json
 from pathlib import Path
@@ -12,7 +13,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from bertjax import cli, forward, runs
+import bertjax
+from bertjax import cli, forward, inference, runs
 from bertjax.config import CheckpointConfig, Config, DataConfig, FinetuneConfig, MeshConfig, TaskDataConfig
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import UserError
@@ -342,3 +344,7 @@ def test_classes_are_the_same_on_a_mesh(classifier: Model, tuned: Path) -> None:
 def test_a_mesh_that_does_not_fit_is_refused(workdir: Path) -> None:
     with pytest.raises(UserError, match=r"does not multiply out to the 8 devices"):
         load(workdir, mesh=MeshConfig(data=3))
+
+
+def test_load_is_that_of_the_package() -> None:
+    assert inspect.signature(bertjax.load).parameters == inspect.signature(inference.load).parameters

@@ -20,7 +20,7 @@ from bertjax.data.mixture import open_mixture
 from bertjax.data.prepare import prepare
 from bertjax.data.settings import PrepareConfig
 from bertjax.model.pretraining import BertForPretraining
-from bertjax.training.losses import pretraining_loss
+from bertjax.training.losses import objective, pretraining_loss
 from tests.model import tiny
 
 C = DataConfig(seq_len=64)
@@ -104,7 +104,7 @@ def test_loss_and_gradients_are_those_of_the_pairs_alone(whole_epochs: tuple[bat
     definition, weights = nnx.split(model(), nnx.Param)
 
     def loss(weights: nnx.State, batch: batches.Batch) -> jax.Array:
-        return pretraining_loss(nnx.merge(definition, weights), jax.tree.map(jnp.asarray, batch), None)[0]
+        return objective(pretraining_loss(nnx.merge(definition, weights), jax.tree.map(jnp.asarray, batch), None))
 
     (alone, alone_gradients), (packed, packed_gradients) = (
         jax.jit(jax.value_and_grad(loss))(weights, batch) for batch in whole_epochs

@@ -17,10 +17,12 @@ from bertjax import backend, runs
 from bertjax.config import (
     CheckpointConfig,
     Config,
+    DataConfig,
     FinetuneConfig,
     MeshConfig,
     ModelConfig,
     OptimizerConfig,
+    Phase,
     TrainConfig,
 )
 from bertjax.data.tokenizer import Tokenizer
@@ -107,6 +109,24 @@ def test_what_an_older_config_lacks_was_as_it_is_by_default(tmp_path: Path, toke
     path.write_text(json.dumps(record))
     runs.open_workdir(tmp_path / "run", FinetuneConfig(), FACTS, tokenizer)
     assert runs.read_config(tmp_path / "run", FinetuneConfig) == FinetuneConfig()
+
+    phased = dataclasses.replace(CONFIG, phases=(Phase(10, 8, DataConfig()),))
+    path = runs.open_workdir(tmp_path / "phased", phased, FACTS, tokenizer) / "config.json"
+    record = json.loads(path.read_text())
+    del record["config"]["phases"][0]["data"]["eval_mask_rate"], record["config"]["data"]["eval_mask_rate"]
+    path.write_text(json.dumps(record))
+    runs.open_workdir(tmp_path / "phased", phased, FACTS, tokenizer)
+
+
+def test_of_a_fact_the_free_fields_may_change_and_new_ones_be_added(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    model = ModelConfig(vocab_size=100)
+    path = runs.open_workdir(tmp_path, CONFIG, {"model": model}, tokenizer) / "config.json"
+    record = json.loads(path.read_text())
+    del record["facts"]["model"]["gelu"]
+    path.write_text(json.dumps(record))
+    runs.open_workdir(tmp_path, CONFIG, {"model": dataclasses.replace(model, remat="block")}, tokenizer)
+    with pytest.raises(UserError, match=r"model\.gelu was 'exact', now 'tanh'"):
+        runs.open_workdir(tmp_path, CONFIG, {"model": dataclasses.replace(model, gelu="tanh")}, tokenizer)
 
 
 def test_a_tokenizer_that_is_not_the_runs_own_is_refused(tmp_path: Path, tokenizer: Tokenizer) -> None:

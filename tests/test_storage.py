@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import train
-from bertjax import storage
+from bertjax import hosts, storage
 from bertjax.config import Config
 from bertjax.errors import UserError
 from bertjax.training.metrics import read_metrics
@@ -81,3 +81,15 @@ def test_stores_that_are_not_known_or_cannot_be_read_are_told() -> None:
         remedy = r"s3://bucket/run: .*; install .*: pip install gcsfs \(gs://\) or s3fs \(s3://\)"
         with pytest.raises(UserError, match=remedy), storage.opened("s3://bucket/run"):
             pass
+
+
+def test_what_the_first_process_wrote_is_shared_with_the_others(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write_as_the_first(_: str) -> None:
+        (store / "run").mkdir()
+        (store / "run" / "metrics.jsonl").write_text("one\n")
+
+    monkeypatch.setattr(hosts, "is_first", lambda: False)
+    monkeypatch.setattr(hosts, "wait_for_all", write_as_the_first)
+    with storage.opened(store / "run") as folder:
+        folder.share("here")
+        assert (folder.files / "metrics.jsonl").read_text() == "one\n"

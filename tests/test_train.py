@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import pprint
 import re
@@ -179,6 +180,11 @@ def test_the_command_says_a_mistake_in_one_line(config: Config, tmp_path: Path) 
     assert process.returncode == 1
     assert said.count("\n") == 1
     assert said.startswith("error: nowhere holds no prepared corpus")
+
+
+def test_a_loss_beyond_all_measure_still_has_figures() -> None:
+    """Of a run that is about to diverge: the perplexity is no float any more."""
+    assert train.held_out_figures({"mlm_loss": 1e4}, [])["mlm_perplexity"] == math.exp(700)
 
 
 def test_the_config_in_the_workdir_is_json(finished: Path) -> None:

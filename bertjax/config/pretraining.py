@@ -185,15 +185,17 @@ class TrainConfig:
     chosen as fit into it here. Warm-up, decay and phases keep their shares of `steps`."""
     batch_size: int = 256
     """Rows of a step, over all devices (B)."""
-    init_from: str = ""
-    """A run's folder, or one of Hugging Face's, to go on pretraining from: its model, its weights, a new optimizer."""
+    init_from: str = free("")
+    """A run's folder, or one of Hugging Face's, to go on pretraining from: its model with its dropout, its weights, a
+    new optimizer. It is read when the run begins, and not again."""
     seed: int = 0
     """Everything random folds from it: initial weights, order of the rows, masks, dropout."""
     precision: Precision = "float32"
     """Of the matrix products; `auto` takes the faster on the devices that the run begins on. Weights, LayerNorm,
     softmax and losses are float32 in either case."""
     microbatches: int = free(1)
-    """Parts of a batch that are computed one after the other, to save memory; the means are over the whole batch."""
+    """Parts of a batch that are computed one after the other, to save memory; the means are over the whole batch. Each
+    part draws its own dropout: another number of them drops other elements."""
     prng: Prng = "threefry2x32"
     """Of the dropout. The others are said to be faster on TPUs (unmeasured here), but their numbers depend on the mesh,
     and they are not drawn in parts: measure the memory."""
@@ -287,17 +289,7 @@ class Config:
         )
         later = sum(phase.steps for phase in self.phases)
         check(later < self.train.steps, f"the {later} steps of phases leave nothing of train.steps={self.train.steps}")
-        check(
-            (self.optimizer.warmup_steps or 0) < self.train.steps,
-            f"optimizer.warmup_steps={self.optimizer.warmup_steps} leaves nothing of train.steps={self.train.steps};"
-            " None takes a tenth",
-        )
-        changing = (self.optimizer.warmup_steps or 0) + (self.optimizer.decay_steps or 0)
-        check(
-            changing <= self.train.steps,
-            f"optimizer.warmup_steps and decay_steps are {changing} together, more than train.steps={self.train.steps};"
-            " None takes a tenth",
-        )
+        self.optimizer.check_fits(self.train.steps, f"train.steps={self.train.steps}")
 
     def with_steps(self, steps: int) -> Config:
         """Returns the config of so many steps; warm-up, decay and phases have the shares of them that they have here.

@@ -50,6 +50,18 @@ class OptimizerConfig:
         )
         check_share(b1=self.b1, b2=self.b2)
 
+    def check_fits(self, steps: int, name: str) -> None:
+        """Raises ValueError if warm-up and fall take more than so many steps, which the message calls `name`."""
+        warmup, decay = self.warmup_steps or 0, self.decay_steps or 0
+        check(
+            warmup < steps, f"optimizer.warmup_steps={self.warmup_steps} leaves nothing of {name}; None takes a tenth"
+        )
+        check(
+            warmup + decay <= steps,
+            f"optimizer.warmup_steps and decay_steps are {warmup + decay} together, more than {name};"
+            " None takes a tenth",
+        )
+
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointConfig:

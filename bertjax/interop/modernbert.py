@@ -139,7 +139,7 @@ def _layer_places(c: ModelConfig, layer: int) -> Iterator[tuple[str, Place]]:
     theirs, ours, D, F = f"model.layers.{layer}.", "encoder.blocks.", c.width, c.mlp_width
     if layer > 0:
         yield theirs + "attn_norm.weight", Place(ours + "attention_norm.scale", (D,), (layer,))
-    yield theirs + "attn.Wqkv.weight", Place(ours + "qkv.kernel", (3 * D, D), (layer,))
+    yield theirs + "attn.Wqkv.weight", Place(ours + "qkv.kernel", (3 * D, D), (layer,), matrices=3)
     yield theirs + "attn.Wo.weight", Place(ours + "out.kernel", (D, D), (layer,))
     yield theirs + "mlp_norm.weight", Place(ours + "mlp_norm.scale", (D,), (layer,))
     yield theirs + "mlp.Wi.weight", Place(ours + "up.kernel", (2 * F, D), (layer,))

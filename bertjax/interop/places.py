@@ -41,12 +41,14 @@ class Place:
     name: str
     shape: tuple[int, ...]  # of the tensor
     index: tuple[int | slice, ...] = ()
+    matrices: int = 1
+    """Of how many, one below the other, a kernel's tensor consists."""
 
     def put(self, tensor: np.ndarray, param: np.ndarray) -> None:
         """Writes the tensor into our parameter. Kernels are transposed; the vocabulary's padding is left as it is."""
         part = param[self.index]
         if self.name.endswith("kernel"):
-            part[...] = tensor.T.reshape(part.shape)
+            part[...] = tensor.reshape(self.matrices, -1, self.shape[-1]).swapaxes(1, 2).reshape(part.shape)
         else:
             part.reshape(-1, *self.shape[1:])[: self.shape[0]] = tensor
 
@@ -54,7 +56,8 @@ class Place:
         """Returns the tensor that `put` would write."""
         part = param[self.index]
         if self.name.endswith("kernel"):
-            return np.ascontiguousarray(part.reshape(self.shape[::-1]).T)
+            kernels = part.reshape(self.matrices, self.shape[-1], -1)
+            return np.ascontiguousarray(kernels.swapaxes(1, 2)).reshape(self.shape)
         return np.ascontiguousarray(part.reshape(-1, *self.shape[1:])[: self.shape[0]])
 
 

@@ -24,6 +24,8 @@ OF_TEXTS: tuple[Task, ...] = ("classification", "multilabel", "regression")
 """Tasks whose classifier stands over the vector of a text; that of the others stands over the tokens."""
 
 PRETRAINING_HEADS = ("pooler", "masked_lm", "next_sentence")
+WITHOUT_PAIRS = ("masked_lm",)
+"""Those of a pretraining on text without next-sentence pairs, which would teach the others nothing."""
 
 
 @dataclasses.dataclass(frozen=True)

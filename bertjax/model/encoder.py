@@ -132,7 +132,7 @@ class Block(nnx.Module):
 
     def attention_inputs(self, x_BSD: jax.Array, _layer: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, None]:
         """Returns (q_BSHK, k_BSHK, v_BSHK, reach), what `attention` takes; every layer reaches everywhere."""
-        q_BSHK, k_BSHK, v_BSHK = layers.projections(x_BSD, self.qkv, axis=0)
+        q_BSHK, k_BSHK, v_BSHK = layers.projections(x_BSD, self.qkv)
         return q_BSHK, k_BSHK, v_BSHK, None
 
     def __call__(

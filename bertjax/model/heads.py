@@ -64,28 +64,8 @@ class WeightedMean(nnx.Module):
         return jnp.einsum("BS,BSD->BD", weight_BS, x_BSD)
 
 
-class MaskedLmHead(nnx.Module):
-    """Dense layer, GELU, LayerNorm, projection by the token embedding (tied), bias.
-
-    Source: google-research/bert, run_pretraining.py, get_masked_lm_output.
-    """
-
-    def __init__(self, c: ModelConfig, *, rngs: nnx.Rngs):
-        self.dense = nnx.Linear(c.width, c.width, use_bias=c.biases, **layers.weights(c, DENSE_DD), rngs=rngs)
-        self.norm = layers.LayerNorm(c, rngs=rngs)
-        self.bias = nnx.Param(jnp.zeros(padded_vocab_size(c)), out_sharding=VOCAB_BIAS_V)
-        self.c = c
-
-    def __call__(self, x_BMD: jax.Array, token_VD: jax.Array) -> jax.Array:
-        """Returns logits_BMV; those of the padding of the vocabulary are so low that it has no probability."""
-        x_BMD = self.norm(layers.gelu(self.dense(x_BMD, out_sharding=ACT_B), self.c))
-        logits_BMV = jnp.einsum("BMD,VD->BMV", x_BMD.astype(token_VD.dtype), token_VD, out_sharding=LOGITS_BMV)
-        bias_V = jnp.where(is_token(self.c), self.bias[...], layers.LARGE_NEGATIVE).astype(logits_BMV.dtype)
-        return logits_BMV + jax.sharding.reshard(bias_V, LOGITS_V)[None, None]
-
-
 class Transform(nnx.Module):
-    """Dense layer, GELU, LayerNorm: what ModernBERT has between hidden states, or their mean, and the classes."""
+    """Dense layer, GELU, LayerNorm: what stands before masked-LM logits, and before all classes of ModernBERT."""
 
     def __init__(self, c: ModelConfig, *, rngs: nnx.Rngs):
         self.dense = nnx.Linear(c.width, c.width, use_bias=c.biases, **layers.weights(c, DENSE_DD), rngs=rngs)
@@ -95,6 +75,24 @@ class Transform(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Returns what becomes of each vector."""
         return self.norm(layers.gelu(self.dense(x, out_sharding=ACT_B), self.c))
+
+
+class MaskedLmHead(Transform):
+    """A transform, projection by the token embedding (tied), bias.
+
+    Source: google-research/bert, run_pretraining.py, get_masked_lm_output.
+    """
+
+    def __init__(self, c: ModelConfig, *, rngs: nnx.Rngs):
+        super().__init__(c, rngs=rngs)
+        self.bias = nnx.Param(jnp.zeros(padded_vocab_size(c)), out_sharding=VOCAB_BIAS_V)
+
+    def __call__(self, x_BMD: jax.Array, token_VD: jax.Array) -> jax.Array:  # type: ignore[override]
+        """Returns logits_BMV; those of the padding of the vocabulary are so low that it has no probability."""
+        x_BMD = super().__call__(x_BMD)
+        logits_BMV = jnp.einsum("BMD,VD->BMV", x_BMD.astype(token_VD.dtype), token_VD, out_sharding=LOGITS_BMV)
+        bias_V = jnp.where(is_token(self.c), self.bias[...], layers.LARGE_NEGATIVE).astype(logits_BMV.dtype)
+        return logits_BMV + jax.sharding.reshard(bias_V, LOGITS_V)[None, None]
 
 
 class NextSentenceHead(nnx.Module):

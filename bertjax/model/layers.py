@@ -69,14 +69,14 @@ def in_kernel_dtype(
     return inputs.astype(kernel.dtype), kernel, None if bias is None else bias.astype(kernel.dtype)
 
 
-def projections(x_BSD: jax.Array, layer: nnx.Einsum, *, axis: int) -> list[jax.Array]:
-    """Returns q_BSHK, k_BSHK and v_BSHK by a layer whose kernel has the three along `axis`.
+def projections(x_BSD: jax.Array, layer: nnx.Einsum) -> list[jax.Array]:
+    """Returns q_BSHK, k_BSHK and v_BSHK by a layer whose kernel is kernel_NDHK.
 
     Cutting the result of one product apart costs GPUs more than it saves, and CPUs hardly tell (docs/log.md); for TPUs
     libtpu fails to compile some programs with three.
     """
     _, platform = sharding.device_of(jax.sharding.get_abstract_mesh())
-    return in_one_product(x_BSD, layer) if platform == "tpu" else in_three_products(x_BSD, layer, axis=axis)
+    return in_one_product(x_BSD, layer) if platform == "tpu" else in_three_products(x_BSD, layer)
 
 
 def in_one_product(x_BSD: jax.Array, layer: nnx.Einsum) -> list[jax.Array]:
@@ -84,9 +84,9 @@ def in_one_product(x_BSD: jax.Array, layer: nnx.Einsum) -> list[jax.Array]:
     return list(jnp.unstack(layer(x_BSD, out_sharding=ACT_BSNHK), axis=2))
 
 
-def in_three_products(x_BSD: jax.Array, layer: nnx.Einsum, *, axis: int) -> list[jax.Array]:
+def in_three_products(x_BSD: jax.Array, layer: nnx.Einsum) -> list[jax.Array]:
     """Returns the three by parts of the kernel; kept for the backward pass with their biases."""
-    kernels_DHK = jnp.unstack(layer.kernel[...], axis=axis)
+    kernels_DHK = jnp.unstack(layer.kernel[...])
     biases_HK = [None] * 3 if layer.bias is None else list(jnp.unstack(layer.bias[...]))
     found = []
     for kernel_DHK, bias_HK in zip(kernels_DHK, biases_HK, strict=True):

@@ -15,7 +15,7 @@ from flax import nnx
 from bertjax.config import ModelConfig
 from bertjax.model import layers
 from bertjax.model.attention import attention
-from bertjax.sharding import ACT_B, ACT_BSNF, DOWN_FD, EMBED_VD, OUT_HKD, QKV_DNHK, UP_DNF
+from bertjax.sharding import ACT_B, ACT_BSNF, DOWN_FD, EMBED_VD, OUT_HKD, QKV_NDHK, UP_DNF
 
 
 class Embeddings(nnx.Module):
@@ -40,7 +40,7 @@ class Block(nnx.Module):
         head_width = c.width // c.heads
         self.attention_norm = layers.LayerNorm(c, rngs=rngs)
         self.qkv = nnx.Einsum(
-            "BSD,DNHK->BSNHK", (c.width, 3, c.heads, head_width), **layers.weights(c, QKV_DNHK), rngs=rngs
+            "BSD,NDHK->BSNHK", (3, c.width, c.heads, head_width), **layers.weights(c, QKV_NDHK), rngs=rngs
         )
         self.out = nnx.Einsum("BSHK,HKD->BSD", (c.heads, head_width, c.width), **layers.weights(c, OUT_HKD), rngs=rngs)
         self.mlp_norm = layers.LayerNorm(c, rngs=rngs)
@@ -53,7 +53,7 @@ class Block(nnx.Module):
         c, positions = self.c, x_BSD.shape[1]
         is_global = layer % c.global_every == 0
         read_BSD = jnp.where(layer == 0, x_BSD, self.attention_norm(x_BSD))
-        q_BSHK, k_BSHK, v_BSHK = layers.projections(read_BSD, self.qkv, axis=1)
+        q_BSHK, k_BSHK, v_BSHK = layers.projections(read_BSD, self.qkv)
         far, near = (rotations(positions, c.width // c.heads, theta) for theta in (c.rope_theta, c.local_rope_theta))
         cos_SK, sin_SK = jnp.where(is_global, far, near)
         reach = jnp.where(is_global, positions, c.local_window // 2)

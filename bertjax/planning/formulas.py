@@ -16,7 +16,7 @@ from bertjax.model.params import Params
 from bertjax.planning.collectives import Collective
 from bertjax.planning.compilation import Memory, Step, abstract_batch, held_by
 from bertjax.training import step
-from bertjax.training.losses import pretraining_loss
+from bertjax.training.losses import objective, pretraining_loss
 from bertjax.training.pretraining import make_pretraining
 
 
@@ -33,24 +33,25 @@ def estimate_step(c: Config, mesh: AbstractMesh, *, per_slice: int, pairs_per_ro
     with jax.sharding.use_abstract_mesh(mesh):
         run = make_pretraining(c, next_sentence=next_sentence)
         state = step.abstract_state(run.make_model, run.optimizer)
-        kept = held_by(_kept(part_of_c, state.params, mesh, pairs_per_row))
-        again = held_by(_kept(everything, state.params, mesh, pairs_per_row)) - kept
-    temporaries = kept + again // c.model.layers + held_by(state.params)
+        kept, all_kept = (
+            held_by(_kept(each, state.params, mesh, pairs_per_row, next_sentence)) for each in (part_of_c, everything)
+        )
+    temporaries = kept + (all_kept - kept) // c.model.layers + held_by(state.params)
     arguments = held_by((state, abstract_batch(c, mesh, pairs_per_row)))
     memory = Memory(arguments, temporaries, held_by(state), held_by(state))
     sent = tuple(_sent(c, mesh.shape, state.params, per_slice))
     return Step(None, memory.needed, memory, sent)
 
 
-def _kept(c: Config, params: Params, mesh: AbstractMesh, pairs_per_row: int) -> Any:
+def _kept(c: Config, params: Params, mesh: AbstractMesh, pairs_per_row: int, next_sentence: bool) -> Any:
     """Returns the abstract arrays that the forward pass leaves for the backward pass."""
-    make_model = make_pretraining(c, next_sentence=True).make_model
+    make_model = make_pretraining(c, next_sentence=next_sentence).make_model
     graphdef = nnx.graphdef(nnx.eval_shape(lambda: make_model(nnx.Rngs(0))))
 
     def forward(params: Params, batch: step.Batch, key: jax.Array) -> Any:
         def loss(params: Params) -> jax.Array:
             model: Any = nnx.merge(graphdef, step.in_precision(params, c.train.precision))
-            return pretraining_loss(model, batch, key)[0]
+            return objective(pretraining_loss(model, batch, key))
 
         return jax.vjp(loss, params)[1]
 

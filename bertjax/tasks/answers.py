@@ -28,7 +28,7 @@ from bertjax.tasks.squad import Question, Score
 from bertjax.tasks.task import Chosen, Outputs, Part, Task, drawn, files_of
 from bertjax.tasks.text_examples import say_absent
 from bertjax.tasks.windows import Window, widest_view, windows_over
-from bertjax.training.losses import Sums, cross_entropy_sums, mean
+from bertjax.training.losses import Sums, cross_entropy_sums
 
 LABELS = ("start", "end")
 BEST = 20  # answers of a question in the file of the best, as in Google's code
@@ -206,8 +206,8 @@ def logits(model: Assembly, batch: Mapping[str, jax.Array], key: jax.Array | Non
     return jnp.where(batch["spans"][..., None] > 0, logits_BSC, layers.LARGE_NEGATIVE)
 
 
-def answers_loss(model: Assembly, batch: Mapping[str, jax.Array], key: jax.Array | None) -> tuple[jax.Array, Sums]:
-    """Returns the mean of the cross entropies (nats) of start and end over positions, and sums of both.
+def answers_loss(model: Assembly, batch: Mapping[str, jax.Array], key: jax.Array | None) -> Sums:
+    """Returns the mean of the cross entropies (nats) of start and end over positions, and the accuracy of each.
 
     Source: google-research/bert, run_squad.py, model_fn_builder.
     """
@@ -215,9 +215,8 @@ def answers_loss(model: Assembly, batch: Mapping[str, jax.Array], key: jax.Array
     sums: Sums = {}
     for c, label in enumerate(LABELS):
         sums |= cross_entropy_sums(logits_BSC[..., c], batch[label], batch["weights"], f"{label}_")
-    loss = (sums["start_loss"][0] + sums["end_loss"][0]) / 2
-    sums["loss"] = loss, sums["start_loss"][1]
-    return mean(sums, "loss"), sums
+    (start, weight), (end, _) = sums.pop("start_loss"), sums.pop("end_loss")
+    return sums | {"loss": ((start + end) / 2, weight)}
 
 
 def best_spans(reading: Reading, outputs: Outputs, *, longest: int, most: int = 1) -> Candidates:

@@ -26,7 +26,7 @@ from bertjax.tasks.batches import Features
 from bertjax.tasks.metrics import majority_baseline
 from bertjax.tasks.tables import read_rows
 from bertjax.tasks.task import Part, Task, drawn, files_of
-from bertjax.training.losses import Sums, cross_entropy_sums, mean
+from bertjax.training.losses import Sums, cross_entropy_sums
 
 LABELS = ("score",)
 """What the head gives each choice."""
@@ -142,10 +142,9 @@ def logits(model: Assembly, batch: Mapping[str, jax.Array], key: jax.Array | Non
     return model.token_logits(layers.dropout(read_BKD, model.encoder.c.dropout, head_key))[..., 0]
 
 
-def choice_loss(model: Assembly, batch: Mapping[str, jax.Array], key: jax.Array | None) -> tuple[jax.Array, Sums]:
-    """Returns the mean cross entropy (nats) over the choices of the rows that have weight, and sums."""
-    sums = cross_entropy_sums(logits(model, batch, key), batch["labels"], batch["weights"], "")
-    return mean(sums, "loss"), sums
+def choice_loss(model: Assembly, batch: Mapping[str, jax.Array], key: jax.Array | None) -> Sums:
+    """Returns the cross entropy (nats) over the choices, and the accuracy, of the rows that have weight."""
+    return cross_entropy_sums(logits(model, batch, key), batch["labels"], batch["weights"], "")
 
 
 def _figures(labels_N: np.ndarray, logits_NK: np.ndarray) -> dict[str, float]:

@@ -38,7 +38,7 @@ from bertjax.tasks.text_examples import (
     read_examples,
     say_absent,
 )
-from bertjax.training.losses import Sums, cross_entropy_sums, mean
+from bertjax.training.losses import Sums, cross_entropy_sums
 
 GLUE_LABELS: dict[str, tuple[str, ...]] = (
     dict.fromkeys(("CoLA", "SST-2", "MRPC", "QQP", "WNLI"), ("0", "1"))
@@ -154,12 +154,9 @@ class SequenceClassifier(Assembly):
         return self.transform(x_BD) if hasattr(self, "transform") else x_BD
 
 
-def classification_loss(
-    model: SequenceClassifier, batch: Mapping[str, jax.Array], key: jax.Array | None
-) -> tuple[jax.Array, Sums]:
-    """Returns the mean cross entropy (nats) over the rows that have weight, and the sums of it and of the accuracy."""
-    sums = cross_entropy_sums(logits(model, batch, key), batch["labels"], batch["weights"], "")
-    return mean(sums, "loss"), sums
+def classification_loss(model: SequenceClassifier, batch: Mapping[str, jax.Array], key: jax.Array | None) -> Sums:
+    """Returns the cross entropy (nats) and the accuracy of the rows that have weight."""
+    return cross_entropy_sums(logits(model, batch, key), batch["labels"], batch["weights"], "")
 
 
 def logits(model: SequenceClassifier, batch: Mapping[str, jax.Array], key: jax.Array | None = None) -> jax.Array:

@@ -27,7 +27,7 @@ from bertjax.tasks.metrics import multilabel_metrics
 from bertjax.tasks.tables import Row
 from bertjax.tasks.task import Task, drawn, files_of
 from bertjax.tasks.text_examples import Columns, Example
-from bertjax.training.losses import Sums, mean
+from bertjax.training.losses import Sums
 
 SEPARATOR = "|"
 
@@ -108,14 +108,11 @@ def features(
     return dataclasses.replace(made, targets={"labels": np.array(has_NC, np.float32)})
 
 
-def multilabel_loss(
-    model: SequenceClassifier, batch: Mapping[str, jax.Array], key: jax.Array | None
-) -> tuple[jax.Array, Sums]:
-    """Returns the mean over rows and classes of the binary cross entropy (nats), and its sum."""
+def multilabel_loss(model: SequenceClassifier, batch: Mapping[str, jax.Array], key: jax.Array | None) -> Sums:
+    """Returns the binary cross entropy (nats), its mean over the classes, of the rows that have weight."""
     logits_BC = classification.logits(model, batch, key).astype(jnp.float32)
     loss_BC = jax.nn.softplus(logits_BC) - logits_BC * batch["labels"]
-    sums = {"loss": (jnp.sum(loss_BC.mean(axis=1) * batch["weights"]), jnp.sum(batch["weights"]))}
-    return mean(sums, "loss"), sums
+    return {"loss": (jnp.sum(loss_BC.mean(axis=1) * batch["weights"]), jnp.sum(batch["weights"]))}
 
 
 def _figures(labels_NC: np.ndarray, logits_NC: np.ndarray) -> dict[str, float]:

@@ -29,7 +29,7 @@ from bertjax.tasks.metrics import regression_metrics
 from bertjax.tasks.tables import Row
 from bertjax.tasks.task import Task, drawn, files_of
 from bertjax.tasks.text_examples import Columns, Example
-from bertjax.training.losses import Sums, mean
+from bertjax.training.losses import Sums
 
 LABELS = ("score",)
 
@@ -108,13 +108,10 @@ def scores(model: SequenceClassifier, batch: Mapping[str, jax.Array], key: jax.A
     return classification.logits(model, batch, key)[:, 0].astype(jnp.float32)
 
 
-def regression_loss(
-    model: SequenceClassifier, batch: Mapping[str, jax.Array], key: jax.Array | None
-) -> tuple[jax.Array, Sums]:
-    """Returns the mean squared error over the rows that have weight, and its sum."""
+def regression_loss(model: SequenceClassifier, batch: Mapping[str, jax.Array], key: jax.Array | None) -> Sums:
+    """Returns the squared error of the rows that have weight."""
     error_B = scores(model, batch, key) - batch["scores"]
-    sums = {"loss": (jnp.sum(error_B**2 * batch["weights"]), jnp.sum(batch["weights"]))}
-    return mean(sums, "loss"), sums
+    return {"loss": (jnp.sum(error_B**2 * batch["weights"]), jnp.sum(batch["weights"]))}
 
 
 def _figures(scores_N: np.ndarray, predictions_N: np.ndarray) -> dict[str, float]:

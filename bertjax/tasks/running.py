@@ -35,7 +35,7 @@ def training_batches(
     """Returns batch(step), steps counted from 0, on the mesh."""
     lengths_N = features.lengths_N
 
-    @functools.lru_cache(maxsize=2)  # the threads that make batches are at most one epoch ahead
+    @functools.lru_cache(maxsize=8)  # batches are made a few ahead, which may be of as many epochs
     def order(epoch: int) -> list[batches.Choice]:
         return batches.epoch_batches(lengths_N, c.train.batch_size, padded, seed=c.train.seed, epoch=epoch)
 

@@ -123,7 +123,7 @@ def _opened(workdir: Path, c: FinetuneConfig) -> list[Result]:
         return []
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        changes = runs.changes(record["config"], _common(c))
+        changes = runs.changes(record["config"], _common(c), path)
         results = [Result(Settings(**one["settings"]), one["figures"]) for one in record["runs"]]
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise UserError(f"{path} is not the record of a sweep ({error!r}); use a new workdir") from error

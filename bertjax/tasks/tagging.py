@@ -31,7 +31,7 @@ from bertjax.tasks.tables import has_objects
 from bertjax.tasks.task import Outputs, Part, Task, drawn, files_of
 from bertjax.tasks.text_examples import say_absent
 from bertjax.tasks.windows import widest_view, windows_over
-from bertjax.training.losses import Sums, cross_entropy_sums, mean
+from bertjax.training.losses import Sums, cross_entropy_sums
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,12 +212,11 @@ def logits(model: Assembly, batch: Mapping[str, jax.Array], key: jax.Array | Non
     return model.token_logits(x_BSD).astype(jnp.float32)
 
 
-def tagging_loss(model: Assembly, batch: Mapping[str, jax.Array], key: jax.Array | None) -> tuple[jax.Array, Sums]:
-    """Returns the mean cross entropy (nats) over the words of the batch, and the sums of it and of the accuracy."""
+def tagging_loss(model: Assembly, batch: Mapping[str, jax.Array], key: jax.Array | None) -> Sums:
+    """Returns the cross entropy (nats) and the accuracy of the words of the batch."""
     told_BS = batch["tags"] >= 0
     weights_BS = told_BS * batch["weights"][:, None]
-    sums = cross_entropy_sums(logits(model, batch, key), jnp.where(told_BS, batch["tags"], 0), weights_BS, "")
-    return mean(sums, "loss"), sums
+    return cross_entropy_sums(logits(model, batch, key), jnp.where(told_BS, batch["tags"], 0), weights_BS, "")
 
 
 def words_of(text: str) -> list[tuple[int, int]]:

@@ -71,8 +71,8 @@ def files_of(data: TaskDataConfig) -> dict[str, str]:
     files = {"train": data.train, "validation": data.validation} | ({"test": data.test} if data.test else {})
     for path in data.also:
         name = path.rpartition("#")[-1] if path.startswith(TFDS) else Path(path).name.split(".")[0]
-        if name in files:
-            raise UserError(f"data.also names a second file {name!r}: {path}; rename it")
+        if name in files or name == "test":
+            raise UserError(f"data.also: {path} is called {name!r}, as one of the task's other files is; rename it")
         files[name] = path
     return {name: f"{path}#{name}" if _lacks_split(path) else path for name, path in files.items()}
 

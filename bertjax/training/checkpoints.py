@@ -1,4 +1,4 @@
-"""Checkpoints: what a run needs to go on, saved without waiting, checked when it is read. The one place for Orbax.
+"""Checkpoints: what a run needs to go on, written in the background, checked when it is read. The one place for Orbax.
 
 A checkpoint is three parts: `params` and `rest` (step and optimizer), each a flat {name: array}, and `record`, a JSON
 object with a checksum for every array and the run's counters. Orbax notices neither a flipped bit nor a type that it
@@ -9,10 +9,9 @@ mismatch is an error) and the sums last (damage: the checkpoint before is used, 
 from __future__ import annotations
 
 import contextlib
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -25,8 +24,13 @@ from bertjax.errors import UserError
 from bertjax.model.params import Params, name_of
 from bertjax.training.step import TrainState
 
+T = TypeVar("T")
 Arrays = dict[str, jax.Array]
+UNREACHABLE = ("PERMISSION_DENIED", "UNAUTHENTICATED", "UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED")
+"""What TensorStore says, in a ValueError, of files that may be whole."""
 PARAMS, REST, RECORD = "params", "rest", "record"
+STEP = "step"
+"""Among the figures that a checkpoint is saved with, so that of equals the earliest is kept."""
 
 
 class Checkpoints:
@@ -40,7 +44,11 @@ class Checkpoints:
             policies.append(keeps.EveryNSteps(c.keep_every))
         if best is not None:
             policies.append(
-                keeps.BestN(get_metric_fn=lambda figures: figures[best], n=1, keep_checkpoints_without_metrics=False)
+                keeps.BestN(
+                    get_metric_fn=lambda figures: (figures[best], -figures.get(STEP, 0)),
+                    n=1,
+                    keep_checkpoints_without_metrics=False,
+                )
             )
         self._folder = folder
         self._directory, self._damaged = _directory(folder.path), storage.absolute(folder.path) / "damaged"
@@ -81,11 +89,10 @@ class Checkpoints:
         params, rest = _split(state)
         sums = {name: int(x) for name, x in jax.device_get(_checksums(params | rest)).items()}
         parts = {PARAMS: params, REST: rest, RECORD: {"checksums": sums, "counters": dict(counters)}}
+        metrics = None if figures is None else {**figures, STEP: step}
+        self._folder.send()  # before it: a run that goes on from it has all lines up to it
         with _explained(self._directory):
-            self._checkpointer.save_checkpointables_async(
-                step, parts, metrics=None if figures is None else dict(figures)
-            )
-        self._folder.send()
+            self._checkpointer.save_checkpointables_async(step, parts, metrics=metrics)
 
     def restore(self, abstract: TrainState, mesh: jax.sharding.Mesh) -> tuple[TrainState, dict[str, Any]] | None:
         """Returns the newest good state, placed on the mesh, and its counters; None if there is no checkpoint.
@@ -204,23 +211,19 @@ def _load(
     Raises: Damaged, or UserError if the checkpoint is of another model.
     """
     wanted = {name: part for name, part in zip((PARAMS, REST), abstract, strict=True) if part}
-    with _damage_told():
+
+    def read_metadata() -> dict[str, dict[str, Any]]:
         metadata = ocp.checkpointables_metadata(path).metadata
         unreadable = [name for name in wanted if metadata.get(name) is None]
         if unreadable:
             raise Damaged(f"the metadata of {unreadable} cannot be read")
-        stored = {name: dict(metadata[name]) for name in wanted}
+        return {name: dict(metadata[name]) for name in wanted}
+
+    stored = _read_by_all(read_metadata)
     for name, part in wanted.items():
         _compare(path, part, stored[name])
     targets = {name: {key: _target(x, mesh) for key, x in part.items()} for name, part in wanted.items()}
-    damage = None
-    try:
-        with _damage_told():
-            loaded = ocp.load_checkpointables(path, targets | {RECORD: None})
-    except Damaged as error:
-        damage = error
-    if hosts.anywhere(damage is not None):  # the sums are added up by all processes together
-        raise damage or Damaged("another process cannot read its part")
+    loaded = _read_by_all(lambda: ocp.load_checkpointables(path, targets | {RECORD: None}))
     with _damage_told():
         sums, counters = loaded[RECORD]["checksums"], loaded[RECORD]["counters"]
         arrays = {key: x for name in wanted for key, x in loaded[name].items()}
@@ -228,6 +231,19 @@ def _load(
             if int(value) != sums[key]:
                 raise Damaged(f"the checksum of {key} is {int(value)}, written was {sums[key]}")
     return (loaded.get(PARAMS, {}), loaded.get(REST, {})), counters
+
+
+def _read_by_all(read: Callable[[], T]) -> T:
+    """Returns what `read` does. Raises: Damaged in all processes if it is in one, as they go on together."""
+    damage = None
+    try:
+        with _damage_told():
+            found = read()
+    except Damaged as error:
+        damage = error
+    if hosts.anywhere(damage is not None):
+        raise damage or Damaged("another process cannot read its part")
+    return found
 
 
 def _target(x: jax.Array, mesh: jax.sharding.Mesh) -> jax.ShapeDtypeStruct:
@@ -249,10 +265,17 @@ def _compare(path: epath.Path, wanted: Mapping[str, Any], stored: Mapping[str, A
 
 @contextlib.contextmanager
 def _damage_told() -> Iterator[None]:
-    """Turns what Orbax, TensorStore and json raise for unreadable files into `Damaged`."""
+    """Turns what Orbax, TensorStore and json raise for unreadable files into `Damaged`.
+
+    Files that may not be read, or not just now, are not damaged: that error stays what it is.
+    """
     try:
         yield
-    except (KeyError, ValueError, OSError, json.JSONDecodeError) as error:
+    except (KeyError, ValueError, OSError) as error:
+        if isinstance(error, OSError) and not isinstance(error, FileNotFoundError | NotADirectoryError):
+            raise
+        if any(reason in str(error) for reason in UNREACHABLE):
+            raise OSError(str(error)) from error
         lines = str(error).strip().splitlines() or [""]
         raise Damaged(f"{type(error).__name__}: {lines[0][:200]}") from error
 

@@ -36,14 +36,8 @@ def cross_entropy_sums(logits_NC: jax.Array, labels_N: jax.Array, weights_N: jax
     }
 
 
-def mean(sums: Sums, name: str) -> jax.Array:
-    """Returns a figure's mean, 0 where nothing was weighed."""
-    total, weight = sums[name]
-    return total / jnp.maximum(weight, 1.0)
-
-
 def objective(sums: Sums, weights: Mapping[str, jax.Array] | None = None) -> jax.Array:
-    """Returns what is minimised: the means of the losses among `sums`, added up.
+    """Returns what is minimised: the means of the losses among `sums`, 0 where nothing was weighed, added up.
 
     `weights` are those of the whole of which `sums` are a part: the parts' objectives then add up to that of the whole.
     """
@@ -57,10 +51,8 @@ def objective(sums: Sums, weights: Mapping[str, jax.Array] | None = None) -> jax
     )
 
 
-def pretraining_loss(
-    model: BertForPretraining, batch: Mapping[str, jax.Array], key: jax.Array | None
-) -> tuple[jax.Array, Sums]:
-    """Returns the masked-LM loss plus the next-sentence loss (nats), and the sums of both and of their accuracies.
+def pretraining_loss(model: BertForPretraining, batch: Mapping[str, jax.Array], key: jax.Array | None) -> Sums:
+    """Returns the loss (nats) and the accuracy of masked words and, if the model has that head, of next sentences.
 
     `batch` is as data/batches.py makes it. Dropout is on exactly when `key` is given.
     Source: Devlin et al. 2019, appendix A.2: the sum of the two mean likelihoods.
@@ -69,14 +61,6 @@ def pretraining_loss(
         batch["ids"], batch["segments"], batch["positions"], batch["spans"], batch["predict"], batch["cls"], key=key
     )
     sums = cross_entropy_sums(mlm_logits_BMV, batch["labels"], batch["weights"], "mlm_")
-    sums |= cross_entropy_sums(nsp_logits_BPC, batch["next"], batch["next_weights"], "nsp_")
-    return objective(sums), sums
-
-
-def masked_lm_loss(
-    model: BertForPretraining, batch: Mapping[str, jax.Array], key: jax.Array | None
-) -> tuple[jax.Array, Sums]:
-    """Returns the masked-LM loss alone (nats) and its sums, for text prepared without next-sentence pairs."""
-    _, sums = pretraining_loss(model, batch, key)
-    sums = {name: value for name, value in sums.items() if name.startswith("mlm_")}
-    return objective(sums), sums
+    if nsp_logits_BPC is not None:
+        sums |= cross_entropy_sums(nsp_logits_BPC, batch["next"], batch["next_weights"], "nsp_")
+    return sums

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -21,11 +22,15 @@ from bertjax.training.checkpoints import saved_steps
 PROGRESS_EVERY = 5.0  # seconds between progress lines
 TIMING = ("seconds", "tokens_per_second", "mfu")  # the figures that another run of the same config does not repeat
 
-# Dense bfloat16 matrix products, FLOP/s a chip, by the makers' data sheets.
+# Dense bfloat16 matrix products, FLOP/s a chip, by the makers' data sheets; the first that a name begins with counts.
 PEAK_FLOPS = {
     "NVIDIA A100": 312e12,
+    "NVIDIA H100 PCIe": 756e12,
+    "NVIDIA H100 NVL": 835e12,
     "NVIDIA H100": 989e12,
+    "NVIDIA H200 NVL": 835e12,
     "NVIDIA H200": 989e12,
+    "NVIDIA GH200": 989e12,
     "TPU v4": 275e12,
     "TPU v5 lite": 197e12,
     "TPU v5e": 197e12,
@@ -253,7 +258,7 @@ class TensorBoardSink:
 
 
 class WandbSink:
-    """Logs to Weights & Biases; the run of a workdir has one id, so that a resumed one goes on."""
+    """Logs to Weights & Biases; the workdir keeps the id of its run, so that a resumed one goes on."""
 
     def __init__(self, workdir: Path, project: str):
         try:
@@ -261,8 +266,11 @@ class WandbSink:
         except ImportError as error:
             raise UserError("train.wandb_project needs an extra: pip install 'bertjax[wandb]'") from error
         config = json.loads((workdir / "config.json").read_text(encoding="utf-8"))
-        name = workdir.absolute().name
-        self._run = wandb.init(project=project, name=name, id=name, resume="allow", dir=str(workdir), config=config)
+        id_file = workdir / "wandb_id"
+        if not id_file.exists():
+            id_file.write_text(uuid.uuid4().hex, encoding="utf-8")
+        how = {"name": workdir.absolute().name, "id": id_file.read_text(encoding="utf-8"), "resume": "allow"}
+        self._run = wandb.init(project=project, dir=str(workdir), config=config, **how)
 
     def write(self, line: Mapping[str, Any]) -> None:
         """Logs the line at its step."""

@@ -14,7 +14,7 @@ from bertjax.config import Config
 from bertjax.model.params import Params
 from bertjax.model.pretraining import BertForPretraining
 from bertjax.training import optimizers, step
-from bertjax.training.losses import Sums, masked_lm_loss, pretraining_loss
+from bertjax.training.losses import Sums, pretraining_loss
 
 
 class Pretraining(NamedTuple):
@@ -27,18 +27,17 @@ class Pretraining(NamedTuple):
 
 
 def make_pretraining(c: Config, *, next_sentence: bool) -> Pretraining:
-    """Returns what a run of this config computes; without `next_sentence` the masked-LM loss is all of it."""
+    """Returns what a run of this config computes; without `next_sentence` masked words are all of it."""
 
     def make_model(rngs: nnx.Rngs) -> BertForPretraining:
         _, platform = sharding.device_of(jax.sharding.get_abstract_mesh())
-        return BertForPretraining(c.model.unrolled(auto=platform != "tpu"), rngs=rngs)
+        return BertForPretraining(c.model.unrolled(auto=platform != "tpu"), next_sentence=next_sentence, rngs=rngs)
 
-    loss = pretraining_loss if next_sentence else masked_lm_loss
     rate = optimizers.learning_rate(c.optimizer, c.train.steps)
     optimizer = optimizers.make_optimizer(c.optimizer, rate)
     train_step = step.make_train_step(
         make_model,
-        loss,
+        pretraining_loss,
         optimizer,
         rate,
         seed=c.train.seed,
@@ -46,5 +45,7 @@ def make_pretraining(c: Config, *, next_sentence: bool) -> Pretraining:
         microbatches=c.train.microbatches,
         prng=c.train.prng,
     )
-    eval_step = step.make_forward(make_model, lambda model, batch: loss(model, batch, None)[1], c.train.precision)
+    eval_step = step.make_forward(
+        make_model, lambda model, batch: pretraining_loss(model, batch, None), c.train.precision
+    )
     return Pretraining(make_model, optimizer, train_step, eval_step)

@@ -53,7 +53,12 @@ class StopRequest:
         return True
 
     def leave_if_requested(self) -> None:
-        """Raises KeyboardInterrupt after SIGINT, SystemExit with 128 + 15 after SIGTERM."""
+        """Raises KeyboardInterrupt after SIGINT, SystemExit with 128 + 15 after SIGTERM: in all processes or in none.
+
+        Needs a mesh, and waits for all of them.
+        """
+        if jax.process_count() > 1:
+            self.signum = int(hosts.largest(self.signum or 0)) or None
         if self.signum == signal.SIGINT:
             raise KeyboardInterrupt
         if self.signum is not None:

@@ -22,10 +22,10 @@ from bertjax.training.losses import Sums, objective
 Batch = Mapping[str, jax.Array]
 Out = TypeVar("Out")
 MakeModel = Callable[[nnx.Rngs], nnx.Module]
-Loss = Callable[[Any, Batch, jax.Array | None], tuple[jax.Array, Sums]]
-"""loss(model, batch, key) returns the scalar to be minimised and the sums it is made of; no dropout without a key.
+Loss = Callable[[Any, Batch, jax.Array | None], Sums]
+"""loss(model, batch, key) returns sums, whose `objective` is minimised; no dropout without a key.
 
-The scalar is `objective` of the sums, and no weight depends on the model.
+No weight depends on the model.
 """
 
 
@@ -76,20 +76,24 @@ def make_train_step(
     """
     graphdef = nnx.graphdef(nnx.eval_shape(lambda: make_model(nnx.Rngs(0))))
 
-    def loss_of(params: Params, batch: Batch, key: jax.Array | None) -> tuple[jax.Array, Sums]:
+    def sums_of(params: Params, batch: Batch, key: jax.Array | None) -> Sums:
         return loss(nnx.merge(graphdef, in_precision(params, precision)), batch, key)
 
     def whole(params: Params, batch: Batch, key: jax.Array) -> tuple[tuple[jax.Array, Sums], Params]:
-        return jax.value_and_grad(loss_of, has_aux=True)(params, batch, key)
+        def loss_of(params: Params) -> tuple[jax.Array, Sums]:
+            sums = sums_of(params, batch, key)
+            return objective(sums), sums
+
+        return jax.value_and_grad(loss_of, has_aux=True)(params)
 
     def accumulated(params: Params, batch: Batch, key: jax.Array) -> tuple[tuple[jax.Array, Sums], Params]:
         # Cast once, not in every part; what the parts' gradients add up in stays float32.
         cast = in_precision(params, precision)
         # Only the weights are used, which follow from the batch: XLA drops the rest of this forward pass.
-        weights = {name: weight for name, (_, weight) in loss_of(cast, batch, None)[1].items()}
+        weights = {name: weight for name, (_, weight) in sums_of(cast, batch, None).items()}
 
         def part_of(params: Params, part: Batch, key: jax.Array) -> tuple[jax.Array, Sums]:
-            sums = loss_of(params, part, key)[1]
+            sums = sums_of(params, part, key)
             return objective(sums, weights), sums
 
         def add(so_far: tuple[Sums, Params], part: tuple[Batch, jax.Array]) -> tuple[tuple[Sums, Params], None]:

@@ -16,7 +16,7 @@ from bertjax.interop.bert import config_from_huggingface, places
 from bertjax.interop.places import params_from_tensors, tensors_from_params
 from bertjax.model.assembly import Blueprint, abstract_params
 from bertjax.model.pretraining import BertForPretraining
-from bertjax.training.losses import pretraining_loss
+from bertjax.training.losses import Sums, objective, pretraining_loss
 from tests.golden import bert
 
 Arrays = Mapping[str, np.ndarray]
@@ -51,9 +51,12 @@ def ours(config: Mapping[str, Any], weights: Arrays, rows: Arrays) -> dict[str, 
         mlm_logits_BMV, nsp_logits_BPC = model(
             *(batch[k] for k in ("ids", "segments", "positions", "spans", "predict", "cls"))
         )
-        (_, sums), gradients = jax.value_and_grad(
-            lambda params: pretraining_loss(nnx.merge(graphdef, params), batch, None), has_aux=True
-        )(params)
+
+        def loss(params: nnx.State) -> tuple[jax.Array, Sums]:
+            sums = pretraining_loss(nnx.merge(graphdef, params), batch, None)
+            return objective(sums), sums
+
+        (_, sums), gradients = jax.value_and_grad(loss, has_aux=True)(params)
         return {
             "hidden_LBSD": hidden_LBSD,
             "pooled_BD": model.pooler(hidden_LBSD[-1, :, :1])[:, 0],

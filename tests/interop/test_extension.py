@@ -78,3 +78,6 @@ def test_pretraining_goes_on_from_a_folder_with_a_longer_vocabulary(
     wider = dataclasses.replace(c, model=dataclasses.replace(c.model, width=48))
     with pytest.raises(UserError, match=r"model\.width=48 is not what .* has; leave the group model out"):
         train.run(wider, tmp_path / "other")
+
+    folder.rename(tmp_path / "elsewhere")  # a run that has begun has all that it needs
+    train.run(c, tmp_path / "run")

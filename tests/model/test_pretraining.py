@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import functools
 import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -50,7 +51,8 @@ def loss_and_gradients(sizes: tuple[int, int, int]) -> tuple[float, dict[str, np
         @jax.jit
         @jax.value_and_grad
         def loss(params: nnx.State, batch: tuple[jax.Array, ...], key: jax.Array) -> jax.Array:
-            mlm_logits_BMV, nsp_logits_BPC = nnx.merge(graphdef, params)(*batch, key=key)
+            model: Any = nnx.merge(graphdef, params)
+            mlm_logits_BMV, nsp_logits_BPC = model(*batch, key=key)
             likely_BMV = jax.nn.log_softmax(mlm_logits_BMV) * jax.nn.one_hot(batch[4], 256)
             return -jnp.mean(jnp.sum(likely_BMV, axis=-1)) - jnp.mean(jax.nn.log_softmax(nsp_logits_BPC)[..., 0])
 

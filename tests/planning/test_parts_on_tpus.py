@@ -32,7 +32,7 @@ def test_the_loss_makes_no_float32_copy_of_the_logits(chip: jax.Device) -> None:
     """In bfloat16 they are all that its forward pass keeps for its backward pass."""
 
     def loss(x_BMD: jax.Array, kernel_DV: jax.Array, labels_BM: jax.Array, weights_BM: jax.Array) -> jax.Array:
-        return losses.mean(losses.cross_entropy_sums(x_BMD @ kernel_DV, labels_BM, weights_BM, ""), "loss")
+        return losses.objective(losses.cross_entropy_sums(x_BMD @ kernel_DV, labels_BM, weights_BM, ""))
 
     arguments = (
         jax.ShapeDtypeStruct((ROWS, PREDICTED, WIDTH), jnp.bfloat16),

@@ -17,9 +17,11 @@ from bertjax import cli, pretrained
 from bertjax.config import FinetuneConfig, MeshConfig, ModelConfig, OptimizerConfig, TaskDataConfig, TaskTrainConfig
 from bertjax.errors import UserError
 from bertjax.model.assembly import Assembly, Blueprint, classifier_heads
+from bertjax.model.params import Params
 from bertjax.sharding import make_mesh
 from bertjax.tasks.batches import Features, evaluation_batches, make_batch
 from bertjax.tasks.choices import LABELS, Example, choice_loss, features, logits, read_examples
+from bertjax.training.losses import objective
 from bertjax.training.step import fresh_params, make_forward, to_mesh
 from tests.conftest import OBJECTS, SUBJECTS, VERBS
 from tests.tasks.letters import Letters, readable
@@ -151,7 +153,11 @@ def test_the_loss_is_over_the_choices_and_every_weight_learns(mesh: jax.sharding
         params = jax.tree.map(lambda x: x * 5, fresh_params(make_model, 0))
         graphdef = nnx.graphdef(nnx.eval_shape(lambda: make_model(nnx.Rngs(0))))
         batch = to_mesh(make_batch(made, choice, 4), mesh)
-        loss, grads = jax.jit(jax.value_and_grad(lambda p: choice_loss(nnx.merge(graphdef, p), batch, None)[0]))(params)
+
+        def loss_of(params: Params) -> jax.Array:
+            return objective(choice_loss(nnx.merge(graphdef, params), batch, None))
+
+        loss, grads = jax.jit(jax.value_and_grad(loss_of))(params)
     logits_NK = scores(made, mesh).astype(np.float64)
     log_p_NK = logits_NK - np.logaddexp.reduce(logits_NK, axis=1, keepdims=True)
     assert float(loss) == pytest.approx(-(log_p_NK[0, 2] + log_p_NK[1, 0]) / 2, rel=1e-5)

@@ -21,6 +21,7 @@ from bertjax.sharding import make_mesh
 from bertjax.tasks.batches import evaluation_batches, make_batch
 from bertjax.tasks.conll import Sentence, entities, entity_metrics, read_sentences
 from bertjax.tasks.tagging import logits, make_task, read, tag_names, tagging_loss, tags_of, told, words_of
+from bertjax.training.losses import objective
 from bertjax.training.step import fresh_params, make_forward, to_mesh
 from tests.conftest import OBJECTS, SUBJECTS, VERBS
 
@@ -119,13 +120,13 @@ def test_loss_is_that_of_the_words_and_padding_is_invisible(tokenizer: Tokenizer
         return Assembly(Blueprint(MODEL, ("classifier",), "tagging", LABELS), rngs=rngs)
 
     with jax.set_mesh(mesh):
-        forward = make_forward(make_model, lambda m, b: (tagging_loss(m, b, None)[0], logits(m, b)), "float32")
+        forward = make_forward(make_model, lambda m, b: (tagging_loss(m, b, None), logits(m, b)), "float32")
         params, losses = fresh_params(make_model, 0), []
         for length in (16, 32):
             (choice,) = evaluation_batches(made.lengths_N, 4, [16])
             batch = to_mesh(make_batch(made, choice._replace(length=length), 4), mesh)
-            loss, logits_BSC = forward(params, batch)
-            losses.append(float(loss))
+            sums, logits_BSC = forward(params, batch)
+            losses.append(float(objective(sums)))
             outputs = np.asarray(logits_BSC)[np.argsort(choice.indices)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
     told_by = [np.asarray(jax.nn.log_softmax(told(reading, list(outputs)))) for reading in readings]

@@ -37,7 +37,7 @@ def test_a_tfds_data_set_stands_for_its_split_of_that_name() -> None:
         (TaskDataConfig(train="x"), "data.validation is not set"),
         (
             TaskDataConfig(train="x", validation="y", also=("b/train.tsv",)),
-            "a second file 'train': b/train.tsv",
+            "b/train.tsv is called 'train', as one of the task's other files is",
         ),
     ],
 )

@@ -140,3 +140,29 @@ def test_load_params_reads_the_weights_alone(tmp_path: Path, model_config: Model
         np.testing.assert_array_equal(np.asarray(ours), theirs)
     with jax.set_mesh(mesh_of(1, 1, 1)), pytest.raises(UserError, match="no checkpoint of step 7"):
         checkpoints.load_params(tmp_path, abstract, step=7)
+
+
+@pytest.mark.parametrize("keep", [1, 5])
+def test_of_equally_good_ones_the_earliest_is_kept(tmp_path: Path, model_config: ModelConfig, keep: int) -> None:
+    with (
+        jax.set_mesh(mesh_of(4, 2, 1)),
+        checkpoints.Checkpoints(Folder(tmp_path), CheckpointConfig(keep=keep), best="accuracy") as out,
+    ):
+        for number, accuracy in enumerate((0.9, 0.9, 0.8), start=1):
+            out.save(first_state(model_config), number, {}, figures={"accuracy": accuracy})
+    assert checkpoints.best_step(tmp_path, "accuracy") == 1
+
+
+@pytest.mark.parametrize("error", [PermissionError("no"), ValueError("UNAVAILABLE: the store is away")])
+def test_what_cannot_be_read_just_now_is_not_damaged(
+    tmp_path: Path, model_config: ModelConfig, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path, model_config, (1,))
+
+    def refuse(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(checkpoints.ocp, "load_checkpointables", refuse)
+    with pytest.raises(OSError, match=str(error)):
+        restore(tmp_path, model_config)
+    assert not (tmp_path / "damaged").exists()

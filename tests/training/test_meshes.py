@@ -64,7 +64,7 @@ def run(
     with jax.set_mesh(mesh):
         made = step.make_train_step(make_model, pretraining_loss, tx, rate, seed=0, precision="float32", **how)
         train_step = jax.jit(made)
-        forward = jax.jit(step.make_forward(make_model, lambda m, b: pretraining_loss(m, b, None)[1], "float32"))
+        forward = jax.jit(step.make_forward(make_model, lambda m, b: pretraining_loss(m, b, None), "float32"))
         state = jax.jit(lambda: step.first_state(step.fresh_params(make_model, 0), tx))()
         for number in range(steps):
             state, on_device = train_step(state, step.to_mesh(uneven_batch(number, ROWS), mesh))

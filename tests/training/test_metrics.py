@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import pytest
 
 from bertjax.config import TrainConfig
 from bertjax.errors import UserError
 from bertjax.storage import Folder
-from bertjax.training.metrics import MetricsLog, last_evaluation, read_metrics
+from bertjax.training.metrics import MetricsLog, last_evaluation, peak_flops, read_metrics
 
 
 def figures(loss: float = 2.0, grad_norm: float = 1.0) -> dict[str, jnp.ndarray]:
@@ -98,3 +102,32 @@ def test_the_progress_line_has_what_is_promised(tmp_path: Path, capsys: pytest.C
     said = capsys.readouterr().err
     for part in ("step", "10/10", "loss 2.000", "mlm acc 0.250", "nsp acc 0.750", "tokens/s", "left"):
         assert part in said
+
+
+def test_runs_of_one_name_are_apart_at_weights_and_biases_and_a_resumed_one_is_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[dict[str, Any]] = []
+    lines: list[Any] = []
+    run = SimpleNamespace(log=lambda line, step: lines.append((step, line)), finish=lambda: None)
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=lambda **how: begun.append(how) or run))  # type: ignore[func-returns-value]
+    for workdir in (tmp_path / "a" / "base", tmp_path / "b" / "base", tmp_path / "a" / "base"):
+        workdir.mkdir(parents=True, exist_ok=True)
+        (workdir / "config.json").write_text("{}")
+        with MetricsLog(Folder(workdir), TrainConfig(wandb_project="mine"), steps=10, resumed_at=0, counters={}) as out:
+            out.evaluation(5, {"loss": 3.0})
+    first, other, again = (how["id"] for how in begun)
+    assert first == again != other
+    assert {how["name"] for how in begun} == {"base"}
+    assert lines[0][0] == 5
+    assert lines[0][1]["eval_loss"] == 3.0
+
+
+@pytest.mark.parametrize(
+    ("kind", "peak"),
+    [("NVIDIA H100 80GB HBM3", 989e12), ("NVIDIA H100 PCIe", 756e12), ("NVIDIA GH200 480GB", 989e12), ("abacus", None)],
+)
+def test_the_peak_is_that_of_the_device(monkeypatch: pytest.MonkeyPatch, kind: str, peak: float | None) -> None:
+    monkeypatch.setattr(jax, "devices", lambda: [SimpleNamespace(device_kind=kind)])
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    assert peak_flops() == peak

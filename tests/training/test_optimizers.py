@@ -75,6 +75,15 @@ def test_lamb_scales_each_layers_matrices_by_themselves() -> None:
     np.testing.assert_array_equal(lamb["still"], plain["still"])  # weights that are 0 would never move
 
 
+@pytest.mark.parametrize("family", ["bert", "modernbert"])
+def test_leading_axes_are_layers_and_query_key_and_value(family: Any) -> None:
+    """Where LAMB tells matrices apart; other weights of a block are one matrix each."""
+    c = ModelConfig(family=family, vocab_size=50, width=16, layers=LAYERS, heads=4, mlp_width=32, max_positions=8)
+    with jax.set_mesh(sharding.make_mesh(MeshConfig(), jax.devices()[:1])):
+        abstract: Any = step.abstract_state(lambda rngs: BertForPretraining(c, rngs=rngs), optax.identity()).params
+    assert abstract["encoder"]["blocks"]["qkv"]["kernel"].shape == (LAYERS, 3, 16, 4, 4)
+
+
 def test_a_stable_rate_stays_and_falls_at_the_end() -> None:
     c = OptimizerConfig(peak_lr=2.0, warmup_steps=4, schedule="stable", decay_steps=4)
     rates = [float(optimizers.learning_rate(c, steps=20)(count)) for count in range(21)]

@@ -11,6 +11,7 @@ import pytest
 
 import train
 from bertjax.config import Config, TrainConfig
+from bertjax.storage import Folder
 from bertjax.training.profiling import traced
 
 
@@ -29,14 +30,14 @@ def test_a_run_profiles_the_steps_it_is_asked_for(config: Config, tmp_path: Path
 
 
 def test_a_run_that_leaves_within_them_has_a_trace_of_what_it_did(tmp_path: Path) -> None:
-    steps = traced(((n, None) for n in range(7, 20)), range(5, 15), tmp_path)
+    steps = traced(((n, None) for n in range(7, 20)), range(5, 15), Folder(tmp_path))
     assert [next(steps)[0], next(steps)[0]] == [7, 8]
     steps.close()  # type: ignore[attr-defined]
-    assert steps_in(tmp_path) == [7, 8]
+    assert steps_in(tmp_path / "profile") == [7, 8]
 
 
 def test_nothing_is_written_unless_it_is_asked_for(tmp_path: Path) -> None:
-    assert list(traced([(1, "a"), (2, "b")], TrainConfig().profiled, tmp_path)) == [(1, "a"), (2, "b")]
+    assert list(traced([(1, "a"), (2, "b")], TrainConfig().profiled, Folder(tmp_path))) == [(1, "a"), (2, "b")]
     assert not list(tmp_path.iterdir())
 
 

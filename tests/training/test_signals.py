@@ -6,8 +6,10 @@ import signal
 import threading
 from collections.abc import Iterator
 
+import jax
 import pytest
 
+from bertjax import hosts
 from bertjax.training.signals import StopRequest
 
 
@@ -54,3 +56,10 @@ def test_in_another_thread_it_does_nothing() -> None:
     thread.start()
     thread.join()
     assert entered == [False]
+
+
+def test_all_processes_leave_if_one_was_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(hosts, "largest", lambda asked: asked or signal.SIGTERM)  # the other was
+    with pytest.raises(SystemExit), StopRequest() as stop:
+        stop.leave_if_requested()
