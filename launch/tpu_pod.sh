@@ -3,9 +3,9 @@
 #
 #     launch/tpu_pod.sh NAME ZONE --config=configs/bert_base.py --workdir=/shared/base --data.path=...
 #
-# Runs the same command on every worker; JAX finds the others. After a preemption (143), a lost worker (134) or a lost
-# connection (255) it waits until the pod is there again, and starts again: the run goes on. Of a mistake it ends. A spot
-# pod that was taken away has to be made again, by hand or by a queued resource of the same name.
+# Runs the same command on every worker; JAX finds the others. After a preemption (143), a lost worker (134, or 137 where
+# it was killed) or a lost connection (255) it waits until the pod is there again, and starts again: the run goes on. Of a
+# mistake it ends. A spot pod that was taken away has to be made again, by hand or by a queued resource of the same name.
 set -u
 name=$1 zone=$2
 shift 2
@@ -20,7 +20,7 @@ while :; do
     gcloud compute tpus tpu-vm ssh "$name" --zone="$zone" --worker=all --command="cd bertjax && $command"
     code=$?
     case $code in
-    143 | 134 | 255) echo "ended with $code: starting again" >&2 ;;
+    143 | 134 | 137 | 255) echo "ended with $code: starting again" >&2 ;;
     *) exit $code ;;
     esac
     sleep 30

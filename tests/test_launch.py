@@ -81,7 +81,7 @@ def test_scripts_are_bash_and_may_be_run(path: Path) -> None:
     assert path.stat().st_mode & 0o111
 
 
-@pytest.mark.parametrize("code", [0, 1, 2, 134, 143])
+@pytest.mark.parametrize("code", [0, 1, 2, 134, 137, 143])
 def test_a_slurm_job_is_queued_again_unless_it_ended(code: int, tmp_path: Path) -> None:
     """The sbatch file is run with a srun and a scontrol that only say what they were asked."""
     for command, ending in (("srun", f"exit {code}"), ("scontrol", "exit 0")):
@@ -93,7 +93,7 @@ def test_a_slurm_job_is_queued_again_unless_it_ended(code: int, tmp_path: Path) 
     done = subprocess.run(job, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == code
     assert "python train.py --config=a b.py" in done.stdout
-    assert ("scontrol requeue 7" in done.stdout) == (code in (134, 143))
+    assert ("scontrol requeue 7" in done.stdout) == (code in (134, 137, 143))
 
 
 def test_a_slurm_job_is_told_before_its_time_is_over_and_may_be_queued_again() -> None:
