@@ -23,7 +23,7 @@ def stream(
     `ask` is a method of a model, such as `model.embed`, or a function that calls one with settings. With `progress`
     there is a line on stderr every few seconds, and one at the end.
 
-    Raises: UserError, with the number of texts before it, where a text is wrong; the answers before it are out then.
+    Raises: UserError, with the number of texts before it, where `ask` refuses one; the answers before it are out then.
     """
     if chunk < 1:
         raise UserError(f"chunk={chunk} is not positive; leave it out, it is {CHUNK}")
@@ -39,11 +39,9 @@ def _answers(
     reported = start
     while asked := list(itertools.islice(texts, chunk)):
         try:
-            answers = list(ask(asked))
-        except UserError as problem:
-            if not done:
-                raise
-            raise UserError(f"after {done} texts, counted from 0 again: {problem}") from problem
+            answers: Iterable[Any] = list(ask(asked))
+        except UserError:
+            answers = _one_by_one(ask, asked, done)
         yield from zip(asked, answers, strict=True)
         done += len(asked)
         if progress and time.monotonic() - reported >= REPORT_EVERY:
@@ -51,6 +49,17 @@ def _answers(
             _report(done, reported - start)
     if progress:
         _report(done, time.monotonic() - start)
+
+
+def _one_by_one(ask: Callable[[list[T]], Iterable[Any]], texts: list[T], done: int) -> Iterator[Any]:
+    """Yields their answers, up to a text that is refused."""
+    for number, text in enumerate(texts, done):
+        try:
+            yield from ask([text])
+        except UserError as problem:
+            if not number:
+                raise
+            raise UserError(f"after {number} texts, counted from 0 again: {problem}") from problem
 
 
 def _report(done: int, seconds: float) -> None:

@@ -38,12 +38,12 @@ def test_an_endless_stream_is_read_a_chunk_at_a_time() -> None:
 
 
 def test_a_mistake_says_where_it_is_after_the_answers_before_it() -> None:
-    answers = stream(lengths, ["a", "b", "c", ""], chunk=3)
-    assert [answer for _, answer in itertools.islice(answers, 3)] == [1, 1, 1]
-    with pytest.raises(UserError, match=r"^after 3 texts, counted from 0 again: texts\[0\] is empty"):
+    answers = stream(lengths, ["a", "b", "c", "d", "", "f"], chunk=3)
+    assert [answer for _, answer in itertools.islice(answers, 4)] == [1, 1, 1, 1]
+    with pytest.raises(UserError, match=r"^after 4 texts, counted from 0 again: texts\[0\] is empty"):
         next(answers)
-    with pytest.raises(UserError, match=r"^texts\[1\] is empty"):
-        list(stream(lengths, ["a", ""]))
+    with pytest.raises(UserError, match=r"^texts\[0\] is empty"):
+        list(stream(lengths, ["", "a"]))
 
 
 def test_too_few_answers_are_a_mistake_of_the_program() -> None:
