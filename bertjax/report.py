@@ -78,6 +78,7 @@ FIGURES = (
             ("eval_lexicon_f1", "entities of the training file looked up"),
         ),
     ),
+    Figure("F1, mean over classes", "f1_macro", share=True),
     Figure("Exact match", "exact", share=True),
     Figure("F1, answerable questions", "answerable_f1", share=True),
     Figure("F1, unanswerable questions", "unanswerable_f1", share=True),

@@ -1,10 +1,38 @@
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from typing import Any
+
 import pytest
 
+import finetune
 from bertjax.config import TaskDataConfig
+from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import UserError
+from bertjax.report import FIGURES
 from bertjax.tasks.task import drawn, files_of
+
+ROWS: dict[str, list[dict[str, Any]]] = {
+    "classification": [{"text": "a b", "label": "x"}, {"text": "b c", "label": "y"}],
+    "multilabel": [{"text": "a b", "label": ["x", "y"]}],
+    "regression": [{"text": "a b", "label": 0.5}, {"text": "b c", "label": 1.5}],
+    "tagging": [{"text": ["a", "b"], "label": ["B-X", "O"]}],
+    "answers": [{"question": "b", "context": "a b", "answers": [{"text": "a", "answer_start": 0}]}],
+    "choice": [{"text": "a", "0": "b", "1": "c", "label": "1"}],
+}
+"""A file of each task."""
+
+
+@pytest.mark.parametrize("name", finetune.TASKS)
+def test_the_report_has_every_figure_that_may_choose_the_checkpoint(
+    name: str, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS[name]))
+    choices = ("0", "1") if name == "choice" else ()
+    task = finetune.TASKS[name](TaskDataConfig(train=str(path), validation=str(path), choices=choices), tokenizer, 0)
+    assert {*task.metrics} <= {figure.key for figure in FIGURES}
 
 
 def test_files_have_names() -> None:
