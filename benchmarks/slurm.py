@@ -177,11 +177,11 @@ PartitionName=main Nodes={",".join(NODES)} Default=YES State=UP
                 time.sleep(1)
         yield environment
     finally:
+        HOSTS.write_text(before)
         for daemon in reversed(started):
             daemon.terminate()
         for daemon in started:
             daemon.wait(timeout=60)
-        HOSTS.write_text(before)
 
 
 def main() -> None:
