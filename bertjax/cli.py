@@ -69,7 +69,8 @@ class Predict:
     fill-mask: the likeliest word pieces for each [MASK]. classify: the label of each text, or pair of texts (text, tab,
     text): what the model was fine-tuned on, the other is refused. score: the number that a regression gives each text,
     or pair. answer: the words of a text that answer a question (question, tab, text). choose: which of several ways a
-    text goes on (text, tab, way, tab, way ...). tag: the named parts of each text. embed: a vector for each text.
+    text goes on (text, tab, way, tab, way ...); after a fine-tuning with data.second begin each way with that text.
+    tag: the named parts of each text. embed: a vector for each text.
     """
 
     what: Annotated[Literal["fill-mask", "classify", "score", "answer", "choose", "tag", "embed"], tyro.conf.Positional]

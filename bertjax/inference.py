@@ -276,7 +276,10 @@ class Model:
         return Answer(answer=best["text"], start=best["start"], end=best["end"], probability=best["probability"])
 
     def choose(self, text: str, ways: Sequence[str], *, truncate: bool = False) -> Choice:
-        """Returns which of several ways to go on is the right one; the model reads the text with each of them."""
+        """Returns which of several ways to go on is the right one; the model reads the text with each of them.
+
+        One that was fine-tuned with `data.second` expects that text and a space at the beginning of each way.
+        """
         if self.task != "choice":
             raise UserError("this model makes no choices: fine-tune it for choice, and load that run's folder")
         if isinstance(ways, str) or len(ways) < 2:
