@@ -19,6 +19,14 @@ from bertjax.data.settings import PrepareConfig
 from bertjax.errors import UserError, reported
 from bertjax.streaming import stream
 
+SETTINGS = {
+    "top_k": ("fill-mask",),
+    "pooling": ("embed",),
+    "normalize": ("embed",),
+    "truncate": ("classify", "score", "answer", "choose", "embed"),
+}
+"""Of `predict`: what may be asked with each."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Prepare:
@@ -90,6 +98,12 @@ class Predict:
     truncate: bool = False
     """Cut what is too long instead of refusing it: a text for classify, score and choose at its fine-tuning's
     data.seq_len, a question at data.question_len, a text for embed at the model's positions."""
+
+    def __post_init__(self) -> None:
+        for name, asked in SETTINGS.items():
+            if self.what not in asked and getattr(self, name) != getattr(Predict, name):
+                flag = f"--{name.replace('_', '-')}"
+                raise ValueError(f"{flag} goes with {', '.join(asked)}, not with {self.what}; leave it out")
 
     def run(self) -> None:
         """Prints an answer for each text."""

@@ -129,6 +129,11 @@ def test_report(finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
         (["prepare", "--inspect", "nowhere"], 1, "error: nowhere holds no prepared corpus"),
         (["prepare", "a.txt", "--inspect", "nowhere"], 2, "only looks"),
         (["predict", "fill-msk", "x", "--model", "m"], 2, "fill-mask"),
+        (["predict", "tag", "x", "--model", "m", "--truncate"], 2, "--truncate goes with classify, score"),
+        (["predict", "fill-mask", "x", "--model", "m", "--truncate"], 2, "--truncate goes with classify, score"),
+        (["predict", "embed", "x", "--model", "m", "--top-k", "3"], 2, "--top-k goes with fill-mask, not with embed"),
+        (["predict", "choose", "x", "--model", "m", "--pooling", "cls"], 2, "--pooling goes with embed, not with"),
+        (["predict", "score", "x", "--model", "m", "--normalize"], 2, "--normalize goes with embed, not with score"),
         (["prepaer"], 2, "prepare"),
     ],
 )
