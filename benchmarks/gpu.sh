@@ -4,13 +4,13 @@
 #     benchmarks/gpu.sh [--small] [--only PATTERN] [--budget TIME] OUT TEXT VOCAB TASKS
 #
 # TEXT is what `bertjax prepare` reads, such as .../pretrain/enwiki.jsonl.xz, VOCAB a vocab.txt, TASKS a folder with GLUE's
-# SST-2, STS-B and RTE, each with train.tsv and dev.tsv. All that is printed goes to OUT/*.json, a line for each figure;
-# OUT/runs has the workdirs. Started again it goes on: what is there is not done again. Needs the extras gpu and parity.
-# PATTERN picks by the names of the files, such as 'step-base-*' or '@(prepare|pretraining)'; TIME is the pretraining's,
-# 15m by default. Python is that of $PYTHON, or python. On a GPU all takes about an hour.
+# SST-2, STS-B and RTE, each with train.tsv and dev.tsv. All that is printed goes to OUT/*.json, of a run its held-out
+# figures; OUT/runs has the workdirs. Started again it goes on: what is there is not done again. Needs the extras gpu and
+# parity. PATTERN picks by the names of the files, such as 'step-base-*' or '@(prepare|pretraining)'; TIME is the
+# pretraining's, 15m by default. Python is that of $PYTHON, or python. On a GPU all takes about an hour.
 set -euo pipefail
 
-small= only='*' budget=15m picked=
+small='' only='*' budget=15m picked=''
 while [[ ${1:-} == --* ]]; do
     case $1 in
         --small) small=yes ;;
@@ -36,6 +36,7 @@ mkdir -p "$out/runs"
 measured() {
     local name=$1
     shift
+    # shellcheck disable=SC2053 # a pattern
     [[ $name == $only ]] || return 0
     picked=yes
     [ -e "$out/$name.json" ] && return
@@ -115,14 +116,25 @@ done
 measured ablation "$python" -m benchmarks.ablation --config=configs/bert_base.py "${tiny[@]}" \
     "--data.seq_len=${lengths[0]}" "--train.batch_size=$(rows_of base "${lengths[0]}")" "${ablated[@]}" "${techniques[@]}"
 
+# What a run came to: its last evaluation, of a fine-tuning that of its best checkpoint.
+pretrained() {
+    "$python" train.py "$@"
+    "$python" -c 'import json, pathlib, sys; from bertjax.training.metrics import last_evaluation
+print(json.dumps(last_evaluation(pathlib.Path(sys.argv[1]))))' "$out/runs/base"
+}
+finetuned() {
+    "$python" finetune.py "$@"
+    cat "$out/runs/$config/figures.json"
+}
+
 # 2. A pretraining, of which some steps are profiled, what it is worth when it is fine-tuned, and how quick it is in use.
 measured prepare "$python" -c "from bertjax.cli import main; main()" prepare "$text" --output "$out/corpus" --vocab "$vocab" \
     --seq-len "${lengths[0]}"
-measured pretraining "$python" train.py "--config=$out/base.py" "--workdir=$out/runs/base" "${tiny[@]}" \
+measured pretraining pretrained "--config=$out/base.py" "--workdir=$out/runs/base" "${tiny[@]}" \
     "--data.path=$out/corpus" "--data.seq_len=${lengths[0]}" "${run[@]}"
 for name in "${learned[@]}"; do
     folder=$tasks/${name%:*} config=${name#*:}
-    measured "finetuning-$config" "$python" finetune.py "--config=configs/finetune/$config.py" \
+    measured "finetuning-$config" finetuned "--config=configs/finetune/$config.py" \
         "--workdir=$out/runs/$config" "--init_from=$out/runs/base" "--data.train=$(one "$folder" train.tsv)" \
         "--data.validation=$(one "$folder" dev.tsv)" "${task[@]}"
 done

@@ -60,6 +60,8 @@ def test_one_command_measures_everything_and_goes_on_where_it_was(tmp_path: Path
     assert figures["ablation"]["without"] == "gather"
     assert [(row["without"], row["attention"]) for row in kernels] == [("kernel", "xla")] * 3
     assert json.loads((out / "profile.json").read_text())["program"] == "jit_train_step"
+    assert json.loads((out / "pretraining.json").read_text())["mlm_loss"] > 0
+    assert "spearman" in json.loads((out / "finetuning-stsb.json").read_text())["figures"]["validation"]
     assert (out / "runs" / "stsb" / "report.html").is_file()
     again = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert "==" not in again.stderr  # nothing is done twice
