@@ -27,7 +27,7 @@ from bertjax.tasks.batches import Features
 from bertjax.tasks.squad import Question, Score
 from bertjax.tasks.task import Chosen, Outputs, Part, Task, drawn, files_of
 from bertjax.tasks.text_examples import say_absent
-from bertjax.tasks.windows import Window, widest_view, windows_over
+from bertjax.tasks.windows import Window, say_apart, widest_view, windows_over
 from bertjax.training.losses import Sums, cross_entropy_sums
 
 LABELS = ("start", "end")
@@ -114,14 +114,12 @@ def _part(name: str, path: str, data: TaskDataConfig, tokenizer: Tokenizer, seed
         questions = drawn([q for q in questions if q.id not in gone], data.examples, seed)
     readings, features = read(questions, tokenizer, data)
     blank = sum(not len(reading.offsets_T2) for reading in readings)
-    apart = [r.windows[0].size for r in readings if len(r.windows) > 1 and r.windows[1].first >= r.windows[0].size]
-    overlap = f"use --data.stride={max(1, min(apart, default=2) // 2)}"
+    say_apart(name, "questions", (reading.windows for reading in readings), data.stride)
     starts_N, learned = features.targets["start"], readings if name == "train" else []
     in_parts = sum(bool(r.question.answers) and not starts_N[r.rows].any() for r in learned)
     for count, what in (
         (features.truncated, f"questions cut to {data.question_len} tokens"),
         (blank, "questions about texts without any token: they are not answered"),
-        (len(apart), f"questions with windows that do not overlap, as data.stride={data.stride}; {overlap}"),
         (in_parts, "answers are whole in no window and learned as none; use less --data.stride or more --data.seq_len"),
     ):
         if count:

@@ -30,7 +30,7 @@ from bertjax.tasks.conll import Sentence
 from bertjax.tasks.tables import has_objects
 from bertjax.tasks.task import Outputs, Part, Task, drawn, files_of
 from bertjax.tasks.text_examples import say_absent
-from bertjax.tasks.windows import widest_view, windows_over
+from bertjax.tasks.windows import Window, say_apart, widest_view, windows_over
 from bertjax.training.losses import Sums, cross_entropy_sums
 
 
@@ -41,6 +41,7 @@ class Reading:
     sentence: Sentence
     row_W: np.ndarray
     position_W: np.ndarray
+    windows: list[Window]
 
 
 class Around(NamedTuple):
@@ -66,6 +67,8 @@ def make_task(data: TaskDataConfig, tokenizer: Tokenizer, seed: int) -> Task:
         name: Part(*read(found, tokenizer, data, labels, chosen if name == "train" else None))
         for name, found in sentences.items()
     }
+    for name, part in parts.items():
+        say_apart(name, "sentences", (reading.windows for reading in part.examples), data.stride)
     return Task(
         labels=labels,
         metrics=("f1", "precision", "recall", "accuracy"),
@@ -150,12 +153,14 @@ def read(
     for i in range(len(sentences)) if chosen is None else chosen:
         sentence, first_row = sentences[i], len(rows)
         first_W = np.cumsum([0, *map(len, pieces[i])])[:-1]
-        made, row_W, position_W = _rows(flat[i], first_W, _around(sentences, flat, i, data.context), data)
+        windows = windows_over(len(flat[i]), data.seq_len - 2, data.stride)
+        around = _around(sentences, flat, i, data.context)
+        made, row_W, position_W = _rows(flat[i], first_W, around, windows, data.seq_len - 2)
         rows += [np.array([tokenizer.cls_id, *row, tokenizer.sep_id], np.int32) for row in made]
         targets += [np.full(len(row) + 2, -1, np.int32) for row in made]
         for tag, row, position in zip(sentence.tags or (), row_W, position_W, strict=sentence.tags is not None):
             targets[first_row + row][position] = number.get(tag, -1)
-        readings.append(Reading(sentence, first_row + row_W, position_W))
+        readings.append(Reading(sentence, first_row + row_W, position_W, windows))
     segments = [np.zeros_like(row) for row in rows]
     return readings, Features(rows, segments, {}, tokenizer.pad_id, token_targets={"tags": targets})
 
@@ -186,11 +191,9 @@ def _around(sentences: Sequence[Sentence], flat: Sequence[list[int]], i: int, mo
 
 
 def _rows(
-    pieces: list[int], first_W: np.ndarray, around: Around, data: TaskDataConfig
+    pieces: list[int], first_W: np.ndarray, around: Around, windows: list[Window], room: int
 ) -> tuple[list[list[int]], np.ndarray, np.ndarray]:
     """Returns the rows of a sentence without special tokens, and row and position of each word, [CLS] counted."""
-    room = data.seq_len - 2
-    windows = windows_over(len(pieces), room, data.stride)
     row_W = widest_view(windows, len(pieces))[first_W]
     position_W = 1 + first_W - np.array([window.first for window in windows])[row_W]
     if len(windows) > 1:

@@ -5,10 +5,12 @@ Shape letters: T tokens of the text.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+
+from bertjax import hosts
 
 
 class Window(NamedTuple):
@@ -41,3 +43,11 @@ def widest_view(windows: Sequence[Window], length: int) -> np.ndarray:
         before = np.arange(size)
         row_T[first : first + size] = np.minimum(before, size - 1 - before) + 0.01 * size
     return scores.argmax(axis=0) if length else np.zeros(0, np.int64)
+
+
+def say_apart(name: str, texts: str, windows: Iterable[Sequence[Window]], stride: int) -> None:
+    """Prints how many texts of a file have windows that do not overlap, and a stride with which they would."""
+    sizes = [over[0].size for over in windows if len(over) > 1 and over[1].first >= over[0].size]
+    if sizes:
+        overlap = f"use --data.stride={max(1, min(sizes) // 2)}"
+        hosts.say(f"{name}: {len(sizes)} {texts} with windows that do not overlap, as data.stride={stride}; {overlap}")

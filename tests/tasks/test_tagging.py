@@ -236,6 +236,19 @@ def test_a_name_that_the_validation_file_lacks_is_said(
     assert capsys.readouterr().err == f"{validation} has no example of 'Y'\n"
 
 
+def test_windows_that_do_not_overlap_are_counted(
+    tokenizer: Tokenizer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "long.conll"
+    path.write_text("a B-X\n" * 6 + "\n" + "a B-X\n" * 7)
+    data = TaskDataConfig(train=str(path), validation=str(path), text="0", label="1", seq_len=8)
+    make_task(data, tokenizer, 0)
+    apart = "1 sentences with windows that do not overlap, as data.stride=128; use --data.stride=3"
+    assert capsys.readouterr().err.splitlines() == [f"train: {apart}", f"validation: {apart}"]
+    make_task(dataclasses.replace(data, stride=3), tokenizer, 0)
+    assert capsys.readouterr().err == ""
+
+
 def test_names_that_only_another_file_has_are_counted(
     task_config: FinetuneConfig, tokenizer: Tokenizer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
