@@ -215,11 +215,15 @@ def _document_from_json(line: Line) -> Document:
 
 def _stripped(paragraphs: list[str], where: str) -> Iterator[str]:
     for paragraph in map(str.strip, paragraphs):
-        # JSON can spell half of a surrogate pair, which no encoder of text accepts.
-        if not paragraph.isascii() and any("\ud800" <= character <= "\udfff" for character in set(paragraph)):
-            raise UserError(f"{where}: holds half of a surrogate pair (\\ud800 to \\udfff); write whole characters")
+        check_whole(paragraph, where)
         if paragraph:
             yield paragraph
+
+
+def check_whole(text: str, where: str) -> None:
+    """Raises UserError if the text holds half of a surrogate pair, which JSON can spell and no file can hold."""
+    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in set(text)):
+        raise UserError(f"{where}: holds half of a surrogate pair (\\ud800 to \\udfff); write whole characters")
 
 
 def _group(value: dict[str, Any], where: str) -> str | None:

@@ -81,7 +81,7 @@ def read_rows_of_tokens(
         if not is_missing and (not isinstance(told, list) or len(told) != len(found)):
             raise UserError(f"{row.where}: {tags!r} is {told!r}; give a list with a tag for each token, {len(found)}")
         for token in found:
-            tables.check_whole(token, row.where)
+            documents.check_whole(token, row.where)
         named = None if told is None else tuple(_checked(str(tag), row.where) for tag in told)
         sentences.append(Sentence(tuple(token.removeprefix(prefix) for token in found), named, -1))
     if not sentences:

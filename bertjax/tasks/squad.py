@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from bertjax.data import documents
 from bertjax.errors import UserError
-from bertjax.tasks.tables import check_whole, has_objects, read_rows
+from bertjax.tasks.tables import has_objects, read_rows
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -138,7 +138,7 @@ def _get(value: Any, key: str, kind: type, where: str) -> Any:
         form = '{"data": [{"paragraphs": [{"context": ..., "qas": [{"id": ..., "question": ..., "answers": ...}]}]}]}'
         raise UserError(f"{where} has no {key!r} ({kind.__name__}); SQuAD's form is {form}")
     if isinstance(found, str):
-        check_whole(found, where)
+        documents.check_whole(found, where)
     return found
 
 

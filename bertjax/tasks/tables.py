@@ -71,12 +71,6 @@ def read_rows(
         raise UserError(f"{path} has no rows")
 
 
-def check_whole(text: str, where: str) -> None:
-    """Raises UserError if the text holds half of a surrogate pair, which JSON can spell and no file can hold."""
-    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
-        raise UserError(f"{where}: holds half of a surrogate pair (\\ud800 to \\udfff); write whole characters")
-
-
 def has_objects(path: str | Path) -> bool:
     """Returns whether rows have more than strings: those of .jsonl, plain or compressed, and of a TFDS data set."""
     return str(path).startswith(documents.TFDS) or _suffixes(Path(path))[0] == ".jsonl"

@@ -12,9 +12,10 @@ import numpy as np
 
 from bertjax import hosts
 from bertjax.config import TaskDataConfig
+from bertjax.data.documents import check_whole
 from bertjax.errors import UserError
 from bertjax.tasks.batches import Features
-from bertjax.tasks.tables import Row, check_whole, read_rows
+from bertjax.tasks.tables import Row, read_rows
 from bertjax.tasks.task import Part, files_of
 
 
