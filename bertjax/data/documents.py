@@ -107,9 +107,7 @@ def _read_file(path: Path, encoding_errors: EncodingErrors, skip: Skip) -> Itera
         for text in tfds_text.read_texts(path):
             yield Document(tuple(_stripped(text.split("\n"), str(path))))
         return
-    documents, decompressed = _format_of(path)
-    with path.open("rb") as raw, decompressed(raw) as stream:
-        yield from documents(lines(path, stream, encoding_errors), skip)
+    yield from _format_of(path)(lines_of(path, encoding_errors), skip)
 
 
 def _is_shard(path: Path) -> bool:
@@ -128,7 +126,7 @@ def _matches(name: str | Path) -> list[Path]:
         return tfds_text.shards_of(str(name).removeprefix(TFDS))
     path = Path(name)
     if path.is_dir():
-        found = [file for file in path.rglob("*") if file.is_file() and _suffixes(file) in KNOWN_SUFFIXES]
+        found = [file for file in path.rglob("*") if file.is_file() and suffix_of(file) in FORMATS]
     elif path.exists() or not glob.has_magic(str(path)):
         found = [path]
     else:
@@ -140,15 +138,21 @@ def _matches(name: str | Path) -> list[Path]:
     return sorted(found)
 
 
-def _suffixes(path: Path) -> str:
-    return "".join(path.suffixes[-2:] if path.suffix in DECOMPRESSORS else path.suffixes[-1:])
+def suffix_of(path: Path) -> str:
+    """Returns the suffix of a file's name, before that of its compression."""
+    return Path(path.stem).suffix if path.suffix in DECOMPRESSORS else path.suffix
 
 
-def _format_of(path: Path) -> tuple[Callable[[Iterator[Line], Skip], Iterator[Document]], Decompressor]:
-    name, _, compression = _suffixes(path).removeprefix(".").partition(".")
-    if _suffixes(path) not in KNOWN_SUFFIXES:
+def _format_of(path: Path) -> Callable[[Iterator[Line], Skip], Iterator[Document]]:
+    if suffix_of(path) not in FORMATS:
         raise UserError(f"{path} is no kind of file that can be read; known are {', '.join(KNOWN_SUFFIXES)}")
-    return FORMATS[f".{name}"], DECOMPRESSORS[f".{compression}" if compression else ""]
+    return FORMATS[suffix_of(path)]
+
+
+def lines_of(path: Path, encoding_errors: EncodingErrors = "strict") -> Iterator[Line]:
+    """Yields the lines of a file, plain or compressed. Raises: UserError, as `lines`."""
+    with path.open("rb") as raw, DECOMPRESSORS.get(path.suffix, _plain)(raw) as stream:
+        yield from lines(path, stream, encoding_errors)
 
 
 def lines(path: Path, stream: BinaryIO, encoding_errors: EncodingErrors) -> Iterator[Line]:

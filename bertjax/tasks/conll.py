@@ -94,22 +94,20 @@ Rows = list[tuple[list[str], str]]
 
 def _blocks(path: Path, token: int) -> Iterator[tuple[int, Rows]]:
     """Yields for each sentence the number of its document, and fields and place of each line."""
-    compression = path.suffix if path.suffix in documents.DECOMPRESSORS else ""
     document, rows = -1, Rows()
-    with path.open("rb") as raw, documents.DECOMPRESSORS[compression](raw) as stream:
-        for line in documents.lines(path, stream, "strict"):
-            fields = _fields(line.text)
-            if fields and fields[0] != DOCUMENT:
-                if not -len(fields) <= token < len(fields):
-                    raise UserError(f"{line.where} has {len(fields)} columns, so no column {token}: --data.text")
-                if not fields[token]:
-                    raise UserError(f"{line.where}: column {token} is empty; give each line a token")
-                rows.append((fields, line.where))
-                continue
-            if rows:
-                yield document, rows
-                rows = []
-            document += bool(fields)
+    for line in documents.lines_of(path):
+        fields = _fields(line.text)
+        if fields and fields[0] != DOCUMENT:
+            if not -len(fields) <= token < len(fields):
+                raise UserError(f"{line.where} has {len(fields)} columns, so no column {token}: --data.text")
+            if not fields[token]:
+                raise UserError(f"{line.where}: column {token} is empty; give each line a token")
+            rows.append((fields, line.where))
+            continue
+        if rows:
+            yield document, rows
+            rows = []
+        document += bool(fields)
     if rows:
         yield document, rows
 

@@ -70,11 +70,9 @@ def read_questions(path: str | Path, *, answers_required: bool) -> list[Question
 
 
 def _read_json(path: Path) -> Any:
-    compression = path.suffix if path.suffix in documents.DECOMPRESSORS else ""
     if not path.is_file():
         raise UserError(f"{path} does not exist; name a .json file in SQuAD's form")
-    with path.open("rb") as raw, documents.DECOMPRESSORS[compression](raw) as stream:
-        text = "".join(line.text + line.end for line in documents.lines(path, stream, "strict"))
+    text = "".join(line.text + line.end for line in documents.lines_of(path))
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:

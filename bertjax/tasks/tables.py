@@ -50,21 +50,20 @@ def read_rows(
         yield from _read_tfds(str(path), columns, optional)
         return
     path = Path(path)
-    suffix, compression = _suffixes(path)
+    suffix = documents.suffix_of(path)
     if suffix not in READERS:
         known = f"{', '.join(READERS)}, or one of these with {', '.join(filter(None, documents.DECOMPRESSORS))}"
         raise UserError(f"{path} is no table that can be read; known are {known}")
     if not path.is_file():
         raise UserError(f"{path} does not exist; name a {', '.join(READERS)} file")
-    with path.open("rb") as raw, documents.DECOMPRESSORS[compression](raw) as stream:
-        lines = (line.text + line.end for line in documents.lines(path, stream, "strict"))
-        empty = True
-        bad: list[str] = []
-        advice = "" if skip_bad is None else ", or use --data.skip_bad_rows=True"
-        wrong = bad.append if skip_bad else functools.partial(_refuse, advice)
-        for row in READERS[suffix](path, lines, columns, optional, wrong):
-            empty = False
-            yield row
+    lines = (line.text + line.end for line in documents.lines_of(path))
+    empty = True
+    bad: list[str] = []
+    advice = "" if skip_bad is None else ", or use --data.skip_bad_rows=True"
+    wrong = bad.append if skip_bad else functools.partial(_refuse, advice)
+    for row in READERS[suffix](path, lines, columns, optional, wrong):
+        empty = False
+        yield row
     if bad:
         hosts.say(f"{path}: {len(bad)} rows are left out; the first: {bad[0]}")
     if empty:
@@ -73,12 +72,7 @@ def read_rows(
 
 def has_objects(path: str | Path) -> bool:
     """Returns whether rows have more than strings: those of .jsonl, plain or compressed, and of a TFDS data set."""
-    return str(path).startswith(documents.TFDS) or _suffixes(Path(path))[0] == ".jsonl"
-
-
-def _suffixes(path: Path) -> tuple[str, str]:
-    compression = path.suffix if path.suffix in documents.DECOMPRESSORS else ""
-    return Path(path.name.removesuffix(compression)).suffix, compression
+    return str(path).startswith(documents.TFDS) or documents.suffix_of(Path(path)) == ".jsonl"
 
 
 Wrong = Callable[[str], None]
