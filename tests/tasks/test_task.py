@@ -67,6 +67,7 @@ def test_a_tfds_data_set_stands_for_its_split_of_that_name() -> None:
             TaskDataConfig(train="x", validation="y", also=("b/train.tsv",)),
             "b/train.tsv is called 'train', as one of the task's other files is",
         ),
+        (TaskDataConfig(train="x", validation="y", also=("b/test.tsv",)), "b/test.tsv is called 'test'"),
     ],
 )
 def test_files_that_are_missing_or_share_a_name_are_said(data: TaskDataConfig, message: str) -> None:
