@@ -268,7 +268,7 @@ def write_results(
         write_predictions(task, found, chosen, folder.files, submission)
         runs.write_json(folder.files / report.FINAL, final)
         hosts.say(f"the report is {folder.path / report.write_report(folder.files).name}")
-    folder.share("the report is written")
+    hosts.wait_for_all("the report is written")
 
 
 def remove_final(folder: storage.Folder, *, goes_on: bool) -> None:

@@ -26,20 +26,17 @@ from typing import Any
 
 import jax
 import tyro
-from flax import nnx
 
 import train
 from benchmarks.result import print_result
-from bertjax import backend, command_line, runs, sharding
+from bertjax import backend, command_line, pretrained, runs, sharding
 from bertjax.config import Config
 from bertjax.data.batches import evaluation_batches
 from bertjax.data.mixture import open_mixture
 from bertjax.data.prepare import prepare
 from bertjax.data.settings import PrepareConfig
 from bertjax.errors import UserError, reported
-from bertjax.model.params import params_of
 from bertjax.training import step
-from bertjax.training.checkpoints import load_params
 from bertjax.training.metrics import read_metrics
 from bertjax.training.pretraining import make_pretraining
 
@@ -126,8 +123,9 @@ def masked_lm_loss_on(workdir: Path, path: str) -> float:
     corpus = open_mixture(dataclasses.replace(c.data, path=path))
     mesh = sharding.make_mesh(c.mesh)
     with jax.set_mesh(mesh):
-        make_model, _, _, eval_step = make_pretraining(c, next_sentence=False)
-        params = load_params(workdir, params_of(nnx.eval_shape(lambda: make_model(nnx.Rngs(0)))))
+        b = pretrained.read_blueprint(workdir)
+        eval_step = make_pretraining(c, next_sentence="next_sentence" in b.heads).eval_step
+        params = pretrained.read_params(workdir, b)
         batches = evaluation_batches(corpus, c.data, batch_size=c.train.batch_size, limit=c.train.eval_rows)
         return step.total([eval_step(params, step.to_mesh(batch, mesh)) for batch in batches])["mlm_loss"]
 

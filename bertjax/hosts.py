@@ -39,15 +39,25 @@ def joined(c: MeshConfig) -> Iterator[None]:
         return
     try:
         yield
-    except (UserError, OSError) as error:
-        _leave(f"error: {error}", 1)
     except Exception as error:
-        line = (str(error).strip().splitlines() or [""])[0]
-        if isinstance(error, jax.errors.JaxRuntimeError) and any(sign in line.lower() for sign in SIGNS_OF_LOSS):
-            gone = f"error: another process of the run is gone ({line[:200]}); start all of them again to go on"
-            _leave(gone, LOST_PEER)
+        if loss := _loss_of_peer(error):
+            _leave(
+                f"error: another process of the run is gone ({loss[:200]}); start all of them again to go on", LOST_PEER
+            )
+        elif isinstance(error, UserError | OSError):
+            _leave(f"error: {error}", 1)
         else:  # a bug of ours, or no memory
             _leave(traceback.format_exc(), 1)
+
+
+def _loss_of_peer(error: BaseException | None) -> str | None:
+    """Returns what JAX says of a lost process, if that is behind an error: Orbax makes a TimeoutError of it."""
+    while error is not None:
+        line = (str(error).strip().splitlines() or [""])[0]
+        if isinstance(error, jax.errors.JaxRuntimeError) and any(sign in line.lower() for sign in SIGNS_OF_LOSS):
+            return line
+        error = error.__cause__
+    return None
 
 
 def _start(c: MeshConfig) -> None:

@@ -47,6 +47,8 @@ def open_workdir(workdir: str | Path, config: Any, facts: Mapping[str, Any], tok
     hosts.check_same({name: value for name, value in own.items() if _field(name) not in OF_ONE_PROCESS})
     before = _read(path) if path.exists() else None
     if before is not None:
+        if others := before["config"].keys() - record["config"].keys():
+            raise UserError(f"{workdir} holds a run of another kind, which has {sorted(others)}; use a new workdir")
         changed = changes(before["config"], config, path)
         _refuse_other_curve(path, not_free(changed, type(config)) | _changed_facts(before["facts"], facts, path))
         for name, (old, new) in changed.items():

@@ -110,7 +110,7 @@ def test_only_what_leaves_the_curve_alone_is_free() -> None:
         *("unroll_layers", "path", "prefetch", "threads", "eval_every", "eval_rows", "log_every"),
         *("tensorboard", "wandb_project", "save_every", "keep", "keep_every", "data", "fsdp", "model", "slices"),
         *("attention", "norm", "remat", "microbatches", "cache", "coordinator", "processes", "process"),
-        *("heartbeat_seconds", "profile_from", "profile_steps", "init_from"),
+        *("heartbeat_seconds", "profile_from", "profile_steps"),
     }
 
 

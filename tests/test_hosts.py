@@ -217,8 +217,12 @@ def test_what_only_one_process_meets_does_not_keep_the_others(monkeypatch: pytes
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr(hosts, "_start", lambda _: None)
     monkeypatch.setattr(hosts, "_leave", lambda line, code: left.append((line, code)))
-    for error in (MemoryError("all gone"), jax.errors.JaxRuntimeError("UNAVAILABLE: no peer")):
+    lost = jax.errors.JaxRuntimeError("UNAVAILABLE: no peer")
+    waited = TimeoutError("at a barrier")
+    waited.__cause__ = lost
+    for error in (MemoryError("all gone"), lost, waited, FileNotFoundError("no corpus")):
         with hosts.joined(MeshConfig()):
             raise error
     assert "MemoryError: all gone" in left[0][0]
-    assert [code for _, code in left] == [1, LOST_PEER]
+    assert [code for _, code in left] == [1, LOST_PEER, LOST_PEER, 1]
+    assert left[-1][0] == "error: no corpus"

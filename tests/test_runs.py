@@ -118,6 +118,12 @@ def test_what_an_older_config_lacks_was_as_it_is_by_default(tmp_path: Path, toke
     runs.open_workdir(tmp_path / "phased", phased, FACTS, tokenizer)
 
 
+def test_a_run_of_another_kind_is_told(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    runs.open_workdir(tmp_path, CONFIG, FACTS, tokenizer)
+    with pytest.raises(UserError, match=r"holds a run of another kind, which has \['model', 'phases'\]"):
+        runs.open_workdir(tmp_path, FinetuneConfig(), FACTS, tokenizer)
+
+
 def test_of_a_fact_the_free_fields_may_change_and_new_ones_be_added(tmp_path: Path, tokenizer: Tokenizer) -> None:
     model = ModelConfig(vocab_size=100)
     path = runs.open_workdir(tmp_path, CONFIG, {"model": model}, tokenizer) / "config.json"

@@ -185,7 +185,7 @@ class TrainConfig:
     chosen as fit into it here. Warm-up, decay and phases keep their shares of `steps`."""
     batch_size: int = 256
     """Rows of a step, over all devices (B)."""
-    init_from: str = free("")
+    init_from: str = ""
     """A run's folder, or one of Hugging Face's, to go on pretraining from: its model with its dropout, its weights, a
     new optimizer. It is read when the run begins, and not again."""
     seed: int = 0

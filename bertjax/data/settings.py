@@ -30,7 +30,8 @@ class PrepareConfig:
     passes: int = 1
     """Times that segments and negatives are drawn anew from the training documents, Google's dupe_factor."""
     next_sentence: Annotated[bool, tyro.conf.arg(aliases=["--nsp"])] = True
-    """Pairs of segments for next-sentence prediction; without it, full sentences up to the length of a row."""
+    """Pairs of segments for next-sentence prediction; without it, full sentences up to the length of a row, and models
+    with the masked-LM head alone."""
     short_share: float = 0.1
     """Share of the documents whose pairs aim at a random shorter length."""
     validation_share: float = 0.01

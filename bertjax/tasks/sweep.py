@@ -125,7 +125,7 @@ def _opened(workdir: Path, c: FinetuneConfig) -> list[Result]:
         record = json.loads(path.read_text(encoding="utf-8"))
         changes = runs.changes(record["config"], _common(c), path)
         results = [Result(Settings(**one["settings"]), one["figures"]) for one in record["runs"]]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is not the record of a sweep ({error!r}); use a new workdir") from error
     refused = runs.not_free(changes, FinetuneConfig).keys() | FIXED & changes.keys()
     if refused:

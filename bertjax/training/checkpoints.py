@@ -241,6 +241,11 @@ def _read_by_all(read: Callable[[], T]) -> T:
             found = read()
     except Damaged as error:
         damage = error
+    except TimeoutError as error:
+        if jax.process_count() == 1:
+            raise
+        # Orbax has waited for a process that could not read its part.
+        damage = Damaged(str(error).splitlines()[0])
     if hosts.anywhere(damage is not None):
         raise damage or Damaged("another process cannot read its part")
     return found

@@ -153,6 +153,18 @@ def test_of_equally_good_ones_the_earliest_is_kept(tmp_path: Path, model_config:
     assert checkpoints.best_step(tmp_path, "accuracy") == 1
 
 
+def test_damage_in_another_process_is_damage_in_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wait() -> None:
+        raise TimeoutError("at a barrier")  # which the other process does not reach
+
+    with pytest.raises(TimeoutError):
+        checkpoints._read_by_all(wait)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(checkpoints.hosts, "anywhere", lambda here: here)
+    with pytest.raises(checkpoints.Damaged, match="at a barrier"):
+        checkpoints._read_by_all(wait)
+
+
 @pytest.mark.parametrize("error", [PermissionError("no"), ValueError("UNAVAILABLE: the store is away")])
 def test_what_cannot_be_read_just_now_is_not_damaged(
     tmp_path: Path, model_config: ModelConfig, error: Exception, monkeypatch: pytest.MonkeyPatch
