@@ -18,6 +18,7 @@ from bertjax import pretrained
 from bertjax.inference import make_model
 from bertjax.interop.huggingface import FAMILIES
 from bertjax.interop.places import tensors_from_params
+from bertjax.model.assembly import OF_TEXTS
 from bertjax.model.params import Params
 
 TOLERANCE = 1e-5  # of the largest value, in float32
@@ -50,7 +51,7 @@ def outputs_and_gradients(folder: Path, rows: Arrays, wanted: Mapping[str, np.nd
         if "next_sentence" in b.heads:
             found["seq_relationship_logits"] = model.next_sentence(found["pooler_output"])
         if "classifier" in b.heads:
-            found["logits"] = model(*inputs) if b.task == "classification" else model.token_logits(x_BSD)
+            found["logits"] = model(*inputs) if b.task in OF_TEXTS else model.token_logits(x_BSD)
         found = {name: found[name] for name in wanted}
         products = [jnp.sum(x * cotangent(name, x, rows["spans"])) for name, x in found.items()]
         return jnp.sum(jnp.stack(products)), found

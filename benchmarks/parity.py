@@ -110,14 +110,14 @@ def cases(a: Arguments) -> Iterator[tuple[str, str, str]]:
         yield from ((family, head, size) for head in HEADS[family] if not a.heads or head in a.heads)
 
 
-def make(family: str, head: str, size: str) -> Any:
+def make(family: str, head: str, size: str, labels: int = 3) -> Any:
     """Returns a model of transformers whose weights, biases and norms are so large that all of them count."""
     values = dict(SIZES[size].config)
     name, _, pooling = head.partition(":")
     if family == "ModernBert":
         values |= {"local_attention": SIZES[size].local_attention, "global_attn_every_n_layers": 3, "pad_token_id": 0}
         values |= {"classifier_pooling": pooling or "cls"}
-    labels = 2 if "Question" in name else 3
+    labels = 2 if "Question" in name else labels
     config = getattr(transformers, f"{family}Config")(**values, num_labels=labels)
     model = getattr(transformers, family + name)(config).eval()
     rng = np.random.default_rng(0)

@@ -13,7 +13,7 @@ from bertjax.config import ModelConfig
 from bertjax.errors import UserError
 from bertjax.interop import bert
 from bertjax.interop.places import Place, Places, dense, norm
-from bertjax.model.assembly import Blueprint, Task
+from bertjax.model.assembly import OF_TEXTS, Blueprint, Task
 
 CLASSES: dict[str, tuple[Task, tuple[str, ...]]] = {
     "RobertaForMaskedLM": ("pretraining", ("masked_lm",)),
@@ -74,14 +74,13 @@ def places(b: Blueprint) -> Places:
     assert c.vocab_size is not None
     found = bert.encoder_places(c, BODY)
     if "pooler" in b.heads:
-        found |= dense(
-            "classifier.dense" if b.task == "classification" else "roberta.pooler.dense", "pooler.dense", D, D
-        )
+        theirs = "classifier.dense" if b.task in OF_TEXTS else "roberta.pooler.dense"
+        found |= dense(theirs, "pooler.dense", D, D)
     if "masked_lm" in b.heads:
         found["lm_head.bias"] = Place("masked_lm.bias", (c.vocab_size,))
         found |= dense("lm_head.dense", "masked_lm.dense", D, D)
         found |= norm("lm_head.layer_norm", "masked_lm.norm", D)
     if "classifier" in b.heads:
-        theirs = {"classification": "classifier.out_proj", "answers": "qa_outputs"}.get(b.task, "classifier")
-        found |= dense(theirs, "classifier", len(b.labels), D)
+        others = "qa_outputs" if b.task == "answers" else "classifier"
+        found |= dense("classifier.out_proj" if b.task in OF_TEXTS else others, "classifier", len(b.labels), D)
     return found

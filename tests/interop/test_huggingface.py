@@ -20,7 +20,6 @@ from bertjax.interop import bert
 from bertjax.interop.classes import blueprint_for, largest_class
 from bertjax.interop.huggingface import is_folder, read_blueprint, read_params, read_tokenizer
 from bertjax.model.assembly import Blueprint, classifier_heads
-from bertjax.pretrained import export_folder
 from tests.interop.folders import ANSWERS, CLASSIFIER, TOKENIZER, golden_tensors, write
 
 HEADS = ("cls.",)
@@ -224,30 +223,6 @@ def test_classes_that_are_not_clear_are_refused(tmp_path: Path, changes: dict[st
     folder = write(tmp_path / "hf", golden_tensors("cls.") | CLASSIFIER, "BertForSequenceClassification", **changes)
     with pytest.raises(UserError, match=re.escape(message)):
         bertjax.load(folder)
-
-
-@pytest.mark.parametrize(
-    ("problem", "classes", "task"),
-    [
-        ("single_label_classification", 3, "classification"),
-        ("multi_label_classification", 3, "multilabel"),
-        ("regression", 1, "regression"),
-        (None, 3, "classification"),
-        (None, 1, "regression"),
-    ],
-)
-def test_what_a_classifier_of_texts_is_for_goes_in_and_out(
-    tmp_path: Path, problem: str | None, classes: int, task: str
-) -> None:
-    names = {str(i): f"name {i}" for i in range(classes)}
-    tensors = golden_tensors("cls.") | {name: x[:classes] for name, x in CLASSIFIER.items()}
-    changes = {"id2label": names, "problem_type": problem}
-    folder = write(tmp_path / "hf", tensors, "BertForSequenceClassification", **changes)
-    b = read_blueprint(folder)
-    assert (b.task, b.labels) == (task, tuple(names.values()))
-    assert export_folder(folder, tmp_path / "back")["architecture"] == "BertForSequenceClassification"
-    assert read_blueprint(tmp_path / "back") == b
-    same_params(folder, tmp_path / "back")
 
 
 @pytest.mark.parametrize("pooling", ["mean", "weighted", "layers"])

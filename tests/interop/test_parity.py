@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 from safetensors.numpy import load_file
 
-from benchmarks.outputs import TOLERANCE
+from benchmarks.outputs import TOLERANCE, difference_of_outputs, outputs_and_gradients
 from bertjax import pretrained
 from bertjax.errors import UserError
 from bertjax.inference import make_model
@@ -66,6 +66,39 @@ def test_every_class_computes_what_transformers_computes_and_goes_back_to_it(
     configs = [json.loads((tmp_path / name / "config.json").read_text()) for name in ("hf", "back")]
     for field in same:
         assert configs[0].get(field) == configs[1].get(field)
+
+
+@pytest.mark.parametrize("family", parity.HEADS)
+@pytest.mark.parametrize(
+    ("problem", "classes", "task"),
+    [
+        ("single_label_classification", 3, "classification"),
+        ("multi_label_classification", 3, "multilabel"),
+        ("regression", 1, "regression"),
+        (None, 3, "classification"),
+        (None, 1, "regression"),
+    ],
+)
+def test_what_a_classifier_of_texts_is_for_goes_in_and_out(
+    tmp_path: Path, family: str, problem: str | None, classes: int, task: str
+) -> None:
+    model = parity.make(family, "ForSequenceClassification", "tiny", classes)
+    model.config.problem_type = problem
+    model.save_pretrained(tmp_path / "hf")
+    b = pretrained.read_blueprint(tmp_path / "hf")
+    assert (b.task, b.labels) == (task, tuple(f"LABEL_{i}" for i in range(classes)))
+    rows = parity.make_rows(model, "tiny")
+    wanted, _ = parity.theirs(model, rows)
+    got, _ = outputs_and_gradients(tmp_path / "hf", rows, wanted)
+    assert difference_of_outputs(got, wanted, rows["spans"])["relative"] < TOLERANCE
+
+    params = pretrained.read_params(tmp_path / "hf", b)
+    huggingface.write_folder(tmp_path / "back", b, params, folders.TOKENIZER)
+    assert pretrained.read_blueprint(tmp_path / "back") == b
+    loaded, info = type(model).from_pretrained(tmp_path / "back", output_loading_info=True)
+    assert not any(info.values())
+    for name, tensor in model.state_dict().items():
+        np.testing.assert_array_equal(loaded.state_dict()[name], tensor, err_msg=name)
 
 
 def test_the_table_is_of_the_families_heads_and_sizes_asked_for() -> None:
