@@ -43,10 +43,10 @@ def partial_directory(output: Path, identity: Mapping[str, Any]) -> Iterator[Pat
         os.close(lock)
 
 
-def remove_notes(partial: Path) -> None:
+def remove_notes(corpus: Path) -> None:
     """Removes from a complete corpus what was there for the next run."""
-    for path in (partial / _IDENTITY, *_finished(partial)):
-        path.unlink()
+    for path in (*corpus.glob(_IDENTITY), *_finished(corpus)):
+        path.unlink(missing_ok=True)  # of two runs that find them
 
 
 def _lock(directory: int, output: Path) -> None:
@@ -59,6 +59,8 @@ def _lock(directory: int, output: Path) -> None:
 def _clear_unless(partial: Path, identity: str) -> None:
     path = partial / _IDENTITY
     if path.exists() and path.read_text(encoding="utf-8") == identity:
+        for shard in partial.rglob("corpus-*.array_record-*-of-*"):  # of a run that failed when it had named them
+            shard.rename(shard.with_name(shard.name.rpartition("-of-")[0]))
         print(f"going on with {len(_finished(partial))} finished shards in {partial}", file=sys.stderr)
         return
     for leftover in partial.iterdir():  # of a run with other settings or sources

@@ -52,7 +52,7 @@ def prepare(config: PrepareConfig, inputs: Sequence[str | Path]) -> tuple[Manife
 
     Raises: UserError for what is wrong with the inputs, the vocabulary, or a directory that holds something else.
     """
-    output = Path(os.path.abspath(config.output))
+    output = Path(os.path.realpath(config.output))
     with with_standard_input(inputs, config.input_format, output.parent) as named:
         files = find_files(named)
         return _prepare(_for_records(config, files) if any(map(is_tfrecords, files)) else config, files, output)
@@ -90,6 +90,11 @@ def _prepare(config: PrepareConfig, files: list[Path], output: Path) -> tuple[Ma
     }
     if output.exists() and any(output.iterdir()):
         return _existing(config, output, identity)
+    if os.path.ismount(output):
+        raise UserError(
+            f"{output} is a mount point, which no finished corpus can take the place of; choose a folder in it, such as"
+            f" {output / 'corpus'}"
+        )
     writer = {"bertjax": bertjax.__version__, "unicode": unicodedata.unidata_version, "blocks": BLOCK_SIZES}
     with partial_directory(output, identity | writer) as partial:
         directories = config.directories(partial)
@@ -101,12 +106,12 @@ def _prepare(config: PrepareConfig, files: list[Path], output: Path) -> tuple[Ma
             for n, shard in zip(directories, shards, strict=True):
                 collected[n].add(shard)
         check_unchanged(sources)
-        remove_notes(partial)
         made_of = identity | {"skipped_lines": skipped.total()}
         manifests = tuple(
             complete(path, _of_length(made_of, n), collected[n], tokenizer) for n, path in directories.items()
         )
         os.rename(partial, output)
+        remove_notes(output)  # only now: if anything before fails, the next run goes on with the shards
     return manifests
 
 
@@ -134,6 +139,7 @@ def _existing(config: PrepareConfig, output: Path, identity: Manifest) -> tuple[
                 f"{output} is not empty and holds no prepared corpus of {n} positions; choose another --output"
             )
     manifests = tuple(_checked_existing(path, _of_length(identity, n)) for n, path in directories.items())
+    remove_notes(output)  # of a run that was killed before it could
     print(f"already prepared: {output}", file=sys.stderr)
     return manifests
 

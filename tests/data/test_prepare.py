@@ -328,6 +328,66 @@ def test_a_killed_run_goes_on_and_its_result_is_that_of_an_uninterrupted_one(
     assert not (tmp_path / "out.partial").exists()
 
 
+@pytest.mark.parametrize("failing", [(os, "rename"), (np, "save")])
+def test_what_fails_in_the_last_step_loses_no_shard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: tuple[Any, str]
+) -> None:
+    source = write_corpus(tmp_path / "a.jsonl", 50)
+    config = make_config(tmp_path / "out", seq_len=(48, 32))
+    rename = getattr(*failing)
+
+    def full(first: Any, second: Any, *more: Any) -> Any:
+        if failing[1] == "save" or second == tmp_path / "out":
+            raise OSError(28, "No space left on device")
+        return rename(first, second, *more)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(*failing, full)
+        with pytest.raises(OSError, match="No space left"):
+            prepare(config, [source])
+    assert not (tmp_path / "out").exists()
+    with monkeypatch.context() as patched:
+        patched.setattr(prepare_module, "write_shards", None)
+        prepare(config, [source])
+    prepare(dataclasses.replace(config, output=str(tmp_path / "fresh")), [source])
+    assert differences(tmp_path / "fresh", tmp_path / "out") == []
+    assert not (tmp_path / "out.partial").exists()
+
+
+def test_a_run_killed_when_the_corpus_was_there_is_tidied_up_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write_corpus(tmp_path / "a.jsonl", 20)
+    with monkeypatch.context() as patched:
+        patched.setattr(prepare_module, "remove_notes", None)
+        with pytest.raises(TypeError):
+            prepare(make_config(tmp_path / "out"), [source])
+    assert len(open_corpus(tmp_path / "out").train)
+    prepare(make_config(tmp_path / "out"), [source])
+    assert "already prepared" in capsys.readouterr().err
+    prepare(make_config(tmp_path / "fresh"), [source])
+    assert differences(tmp_path / "fresh", tmp_path / "out") == []
+
+
+def test_the_output_may_be_a_link_to_an_empty_folder(tmp_path: Path) -> None:
+    source = write_corpus(tmp_path / "a.jsonl", 20)
+    (tmp_path / "disk" / "corpus").mkdir(parents=True)
+    (tmp_path / "out").symlink_to(tmp_path / "disk" / "corpus")
+    prepare(make_config(tmp_path / "out"), [source])
+    assert (tmp_path / "out").is_symlink()
+    assert len(open_corpus(tmp_path / "disk" / "corpus").train)
+    assert os.listdir(tmp_path / "disk") == ["corpus"]
+
+
+def test_a_mount_point_is_refused_before_anything_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = write_corpus(tmp_path / "a.jsonl", 20)
+    (tmp_path / "out").mkdir()
+    monkeypatch.setattr(os.path, "ismount", lambda path: path == tmp_path / "out")
+    with pytest.raises(UserError, match=r"out is a mount point, .*; choose a folder in it, such as \S+/out/corpus"):
+        prepare(make_config(tmp_path / "out"), [source])
+    assert sorted(os.listdir(tmp_path)) == ["a.jsonl", "out"]
+
+
 def test_a_source_that_changes_meanwhile_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source, other = (write_corpus(tmp_path / name, 20) for name in ("a.jsonl", "b.jsonl"))
     train = Tokenizer.train
