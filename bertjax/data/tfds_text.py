@@ -65,13 +65,29 @@ def _records(path: Path) -> Iterator[dict[str, Any]]:
     """Yields the records of a shard, by the features.json beside it."""
     features = tfds.features.FeaturesDict.from_config(str(path.parent))
     reader = ArrayRecordReader(str(path))
-    for number in range(reader.num_records()):
+    if not reader.ok():  # then it counts no records
+        raise UserError(
+            f"{path} is missing, or damaged or cut off so that no record can be found; prepare the data set again"
+        )
+    count, told = reader.num_records(), _told(path)
+    if told not in (count, None):
+        raise UserError(f"{path} holds {count} records, dataset_info.json says {told}; prepare the data set again")
+    for number in range(count):
         try:
             stored = features.deserialize_example_np(reader.read([number])[0])
             record = {key: _plain(value, features[key]) for key, value in stored.items()}
         except (RuntimeError, ValueError) as error:  # ArrayRecord's and protobuf's; not UTF-8 is a ValueError, too
             raise UserError(f"{path}, record {number} is damaged ({error}); prepare the data set again") from error
         yield record
+
+
+def _told(path: Path) -> int | None:
+    """Returns how many records a shard has by the dataset_info.json beside it, None if that says nothing of it."""
+    if not (path.parent / "dataset_info.json").is_file():
+        return None
+    splits = read_only_builder.builder_from_directory(path.parent).info.splits.values()
+    lengths = (zip(split.filepaths, split.shard_lengths, strict=False) for split in splits)
+    return next((n for shards in lengths for shard, n in shards if shard.name == path.name), None)
 
 
 def _plain(value: Any, feature: Any) -> Any:

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,39 @@ def test_a_damaged_record_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     shard.write_bytes(content[:at] + b"Mass" + content[at + 4 :])
     with pytest.raises(UserError, match=r"rain-train\S+, record 0 is damaged"):
         list(read_documents(["tfds:rain"]))
+
+
+def cut_off(shard: Path) -> None:
+    shard.write_bytes(shard.read_bytes()[:-100])
+
+
+def exchange(shard: Path) -> None:
+    shard.write_bytes(shard.with_name("rain-train.array_record-00001-of-00002").read_bytes())
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (Path.unlink, "is missing, or damaged or cut off so that no record can be found; prepare"),
+        (cut_off, "is missing, or damaged or cut off so that no record can be found; prepare"),
+        (exchange, "holds 1 records, dataset_info.json says 2; prepare"),
+    ],
+)
+def test_a_shard_without_all_its_records_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: Callable[[Path], None], message: str
+) -> None:
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    shard = write_data_set(tmp_path / "rain" / "1.0.0") / "rain-train.array_record-00000-of-00002"
+    damage(shard)
+    for read in (lambda: read_documents(["tfds:rain"]), lambda: read_records("rain", "train")):
+        with pytest.raises(UserError, match=f"{shard} {message}"):
+            list(read())
+
+
+def test_a_shard_of_which_no_number_is_known_is_read(tmp_path: Path) -> None:
+    shard = write_data_set(tmp_path / "rain") / "rain-train.array_record-00000-of-00002"
+    (tmp_path / "rain" / "dataset_info.json").unlink()
+    assert len(list(read_documents([shard]))) == 2
 
 
 def test_records_have_texts_names_of_classes_and_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
