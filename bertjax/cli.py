@@ -119,10 +119,8 @@ class Predict:
         cut = {"truncate": self.truncate}
         asked: dict[str, Callable[[], Iterable[Mapping[str, Any]]]] = {
             "fill-mask": lambda: ({"masks": found} for found in model.fill_mask(texts, top_k=self.top_k)),
-            "classify": lambda: model.classify(_pairs(texts, model.of_pairs), **cut),
-            "score": lambda: (
-                {"score": round(score, 6)} for score in model.score(_pairs(texts, model.of_pairs), **cut)
-            ),
+            "classify": lambda: model.classify(_pairs(texts), **cut),
+            "score": lambda: ({"score": round(score, 6)} for score in model.score(_pairs(texts), **cut)),
             "answer": lambda: model.answer_all([_question(text) for text in texts], **cut),
             "choose": lambda: (model.choose(before, ways, **cut) for before, *ways in (t.split("\t") for t in texts)),
             "tag": lambda: ({"parts": found} for found in model.tag(texts)),
@@ -274,18 +272,8 @@ def main() -> None:
         command.run()
 
 
-def _pairs(texts: list[str], of_pairs: bool | None) -> list[Any]:
-    """Returns the texts, one with a tab as a pair; `of_pairs` is whether the model reads pairs, None if either may be.
-
-    Raises: UserError for a text where the model reads pairs, and for a pair where it reads texts.
-    """
-    for text in texts:
-        if of_pairs is False and "\t" in text:
-            raise UserError(
-                f"{text[:60]!r} has a tab, but the model was fine-tuned on single texts; leave the rest out"
-            )
-        if of_pairs and "\t" not in text:
-            raise UserError(f"{text[:60]!r} has no tab, but the model was fine-tuned on pairs; write text, tab, text")
+def _pairs(texts: list[str]) -> list[Any]:
+    """Returns the texts, one with a tab as a pair."""
     return [tuple(text.split("\t")) if "\t" in text else text for text in texts]
 
 

@@ -230,15 +230,16 @@ class Model:
         return Attentions([self.tokenizer.piece(int(i)) for i in ids], weights_LHST[..., : len(ids), : len(ids)])
 
     def classify(self, texts: Text | Sequence[Text], *, truncate: bool = False) -> list[Classification]:
-        """Returns the label of each text; of a pair of texts, where the model was trained on pairs.
+        """Returns the label of each text, or of each pair of texts: a tuple of two strings is one pair, a list several.
 
-        Longer ones than in its fine-tuning are refused, or cut as they were there. So does `score`.
+        What the model was not fine-tuned on, pairs or single texts, is refused; longer ones than there are, too, or
+        cut as they were there. So does `score`.
         """
         if self.task not in OF_TEXTS:
             raise UserError("this model has no classes: fine-tune it, and load the folder of the fine-tuning")
         if self.task == "regression" or (self.task == "classification" and len(self.labels) == 1):
             raise UserError("this model gives scores, no classes; ask for them: `score`")
-        features = self._features(_checked(texts, pairs=True), truncate=truncate, limit=self.seq_len)
+        features = self._features_of_texts(texts, truncate=truncate)
         normalize = jax.nn.sigmoid if self.task == "multilabel" else jax.nn.softmax
         found = self._each(forward.probabilities, features, normalize)
         return [self._classification(row_C) for row_C in found]
@@ -247,7 +248,7 @@ class Model:
         """Returns the score of each text, or of each pair of texts, by a model that was fine-tuned for regression."""
         if self.task != "regression":
             raise UserError("this model gives no scores: fine-tune it for regression, and load that run's folder")
-        features = self._features(_checked(texts, pairs=True), truncate=truncate, limit=self.seq_len)
+        features = self._features_of_texts(texts, truncate=truncate)
         found = self._each(forward.probabilities, features, forward.as_it_is)
         return [float(row_C[0]) for row_C in found]
 
@@ -329,6 +330,22 @@ class Model:
         if self.task == "multilabel":
             found["labels"] = [label for label, probability in named.items() if probability > 0.5]
         return found
+
+    def _features_of_texts(self, texts: Text | Sequence[Text], *, truncate: bool) -> Features:
+        """Returns what a classifier of texts reads. Raises: UserError for a pair in place of a text, or the reverse."""
+        checked = _checked(texts, pairs=True)
+        for i, text in enumerate(checked):
+            if self.of_pairs is False and not isinstance(text, str):
+                raise UserError(
+                    f"texts[{i}] is a pair: {_shown(text)}, but the model was fine-tuned on single texts; give a string"
+                    " (in a file a line without tabs), or a list of them"
+                )
+            if self.of_pairs and isinstance(text, str):
+                raise UserError(
+                    f"texts[{i}] is a single text: {_shown(text)}, but the model was fine-tuned on pairs; give a tuple"
+                    " of two (in a file text, tab, text)"
+                )
+        return self._features(checked, truncate=truncate, limit=self.seq_len)
 
     def _features(self, texts: Sequence[Text], *, truncate: bool, limit: int | None = None) -> Features:
         """Returns texts and pairs as the model reads them, of at most `limit` tokens; None takes all its positions."""
@@ -414,18 +431,20 @@ def make_model(b: Blueprint) -> nnx.Module:
 
 
 def _checked(texts: Any, *, pairs: bool = False) -> list[Any]:
-    """Returns the texts as a list, with `pairs` also of pairs of them.
+    """Returns the texts as a list, with `pairs` also of pairs of them; one text or one pair is a list of one.
 
     Raises: UserError, with which one, if something is not a text, or is empty.
     """
     if not isinstance(texts, str | Sequence):
         raise UserError(f"{_shown(texts)} is not a text; give a string or a list of strings")
-    listed = [texts] if isinstance(texts, str) else list(texts)
+    one_pair = pairs and isinstance(texts, tuple) and len(texts) == 2 and all(isinstance(one, str) for one in texts)
+    listed = [texts] if isinstance(texts, str) or one_pair else list(texts)
     for i, text in enumerate(listed):
         parts = text if pairs and isinstance(text, tuple) and len(text) == 2 else (text,)
         for part in parts:
             if not isinstance(part, str):
-                raise UserError(f"texts[{i}] is not a text: {_shown(part)}; give a string")
+                wanted = "a string, or a tuple of two" if pairs else "a string"
+                raise UserError(f"texts[{i}] is not a text: {_shown(part)}; give {wanted}")
             if not part.strip():
                 raise UserError(f"texts[{i}] is empty; leave it out")
             if not part.isascii() and any("\ud800" <= character <= "\udfff" for character in part):

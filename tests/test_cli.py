@@ -14,7 +14,6 @@ import pytest
 import bertjax
 from bertjax import cli
 from bertjax.data.corpus import open_corpus
-from bertjax.errors import UserError
 from tests.interop import folders
 
 
@@ -64,14 +63,8 @@ def test_predict_fill_mask_and_embed(
     np.testing.assert_allclose(lines[0]["embedding"], model.embed("the old river")[0], atol=1e-5)
 
 
-def test_a_tab_parts_a_pair_where_the_model_reads_pairs() -> None:
-    assert cli._pairs(["a film\tgood"], True) == [("a film", "good")]
-    assert cli._pairs(["a film"], False) == ["a film"]
-    assert cli._pairs(["a film", "a film\tgood"], None) == ["a film", ("a film", "good")]
-    with pytest.raises(UserError, match=r"'good film\\t1' has a tab, but the model was fine-tuned on single texts"):
-        cli._pairs(["a film", "good film\t1"], False)
-    with pytest.raises(UserError, match="'a film' has no tab, but the model was fine-tuned on pairs"):
-        cli._pairs(["a film"], True)
+def test_a_tab_parts_a_pair() -> None:
+    assert cli._pairs(["a film", "a film\tgood"]) == ["a film", ("a film", "good")]
 
 
 def test_a_long_question_is_cut_if_asked_to() -> None:

@@ -199,6 +199,7 @@ def test_fill_mask_of_several_texts_is_a_list_of_answers(model: Model) -> None:
 
 
 def test_classify_names_the_likeliest_label(classifier: Model) -> None:
+    classifier = dataclasses.replace(classifier, reading=None)
     found = classifier.classify([TEXTS[0], (TEXTS[1], TEXTS[2])])
     for answer in found:
         assert sum(answer["probabilities"].values()) == pytest.approx(1, abs=1e-5)
@@ -206,7 +207,9 @@ def test_classify_names_the_likeliest_label(classifier: Model) -> None:
         assert answer["probability"] == max(answer["probabilities"].values())
         assert answer["probability"] == answer["probabilities"][answer["label"]]
         assert answer["label"] == "yes"
-    assert classifier.classify(TEXTS[0])[0]["probabilities"] == pytest.approx(found[0]["probabilities"], rel=1e-4)
+    for one, answer in zip((TEXTS[0], (TEXTS[1], TEXTS[2])), found, strict=True):
+        (alone,) = classifier.classify(one)
+        assert alone["probabilities"] == pytest.approx(answer["probabilities"], rel=1e-4)
 
 
 def test_the_command_line_classifies(
@@ -217,7 +220,7 @@ def test_the_command_line_classifies(
     assert (said["text"], said["label"], list(said["probabilities"])) == ("rain", "yes", ["no", "yes", "maybe"])
     assert said["probability"] == pytest.approx(classifier.classify("rain")[0]["probability"], rel=1e-4)
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"rain\t1\n")))
-    with pytest.raises(UserError, match="has a tab, but the model was fine-tuned on single texts"):
+    with pytest.raises(UserError, match=r"texts\[0\] is a pair: \('rain', '1'\), but the model .* single texts"):
         cli.Predict("classify", (), str(tuned)).run()
     assert (classifier.of_pairs, classifier.seq_len) == (False, 12)
 
@@ -243,6 +246,19 @@ def test_a_text_may_be_as_long_as_in_the_fine_tuning(reading: TaskDataConfig | N
         bare(task="classification", reading=reading).embed(LONG)
 
 
+@pytest.mark.parametrize(("task", "ask"), [("classification", "classify"), ("regression", "score")])
+def test_a_model_reads_pairs_or_single_texts_as_in_the_fine_tuning(task: Any, ask: str) -> None:
+    of_texts = bare(task=task, reading=TaskDataConfig())
+    of_pairs = bare(task=task, reading=TaskDataConfig(second="hypothesis"))
+    pair, text = ("rain", "1"), "rain"
+    for pairs, i in ((pair, 0), ([text, pair], 1)):
+        with pytest.raises(UserError, match=rf"texts\[{i}\] is a pair: \('rain', '1'\), but .* single texts; give"):
+            getattr(of_texts, ask)(pairs)
+    for texts, i in ((text, 0), ([pair, text], 1)):
+        with pytest.raises(UserError, match=rf"texts\[{i}\] is a single text: 'rain', but .* on pairs; give"):
+            getattr(of_pairs, ask)(texts)
+
+
 def test_a_question_is_cut_only_if_asked_to() -> None:
     reader = bare(task="answers", reading=TaskDataConfig(seq_len=12, question_len=3))
     with pytest.raises(UserError, match=r"texts\[1\] has 4 tokens in its question, .* at most 3; shorten it, or pass"):
@@ -263,7 +279,7 @@ def test_texts_of_similar_length_compile_once(model: Model, caplog: pytest.LogCa
 def test_truncation_is_asked_for(model: Model, classifier: Model) -> None:
     assert len(model.tokens(LONG, truncate=True).pieces) == 14
     np.testing.assert_allclose(model.embed(LONG, truncate=True), model.embed("rain " * 14), atol=1e-6)
-    assert len(classifier.classify([(LONG, "rain")], truncate=True)) == 1
+    assert len(classifier.classify([LONG], truncate=True)) == 1
 
 
 @pytest.mark.parametrize(
