@@ -416,10 +416,11 @@ def load(path: str | Path, *, step: int | None = None, mesh: MeshConfig | None =
     devices = jax.local_devices()
     made = make_mesh(MeshConfig(), devices[:1]) if mesh is None else make_mesh(mesh, devices)
     check_mesh(b.config, made)
+    step = pretrained.chosen_step(path, step)
     with jax.set_mesh(made):
         params = pretrained.read_params(path, b, step=step)
         graphdef = nnx.graphdef(nnx.eval_shape(lambda: make_model(b)))
-    reading, threshold = pretrained.read_task_data(path), pretrained.read_threshold(path, b, step=step)
+    reading, threshold = pretrained.read_task_data(path), pretrained.read_threshold(path, b, step)
     return Model(b.config, tokenizer, graphdef, params, made, b.labels, b.task, reading, threshold)
 
 

@@ -59,28 +59,36 @@ def _fitting(tokenizer: Tokenizer, path: str | Path, b: Blueprint) -> Tokenizer:
     return tokenizer
 
 
-def read_params(path: str | Path, b: Blueprint, *, step: int | None = None) -> Params:
-    """Returns the weights, on the mesh that is set: of a pretraining the newest, of a fine-tuning the best.
+def chosen_step(path: str | Path, step: int | None = None) -> int | None:
+    """Returns the step of the checkpoint to read: of a pretraining the newest, of a fine-tuning the best.
 
-    `step` names another checkpoint. Raises: UserError if they are damaged, or not those of the blueprint.
+    `step` names another. A folder that others made has none, and gives None.
+
+    Raises: UserError if a step is named for such a folder, or there is no checkpoint.
     """
-    if others := others_format(path):
+    if others_format(path):
         if step is not None:
             raise UserError(f"step={step}: {path} is no run's folder and has one set of weights; leave it out")
+        return None
+    if step is not None:
+        return step
+    from bertjax.training.checkpoints import best_step, newest_step  # imports Orbax, which takes a while
+
+    return best_step(path, runs.read_facts(path)["metric"]) if _is_tuned(path) else newest_step(path)
+
+
+def read_params(path: str | Path, b: Blueprint, *, step: int | None = None) -> Params:
+    """Returns the weights of the chosen step, on the mesh that is set.
+
+    Raises: UserError if they are damaged, or not those of the blueprint.
+    """
+    step = chosen_step(path, step)
+    if others := others_format(path):
         params: Params = others.read_params(path, b)
         return params
-    from bertjax.training.checkpoints import load_params  # imports Orbax, which takes a while
+    from bertjax.training.checkpoints import load_params
 
-    return load_params(path, abstract_params(b), step=_best(path, b) if step is None else step)
-
-
-def _best(path: str | Path, b: Blueprint) -> int | None:
-    """Returns the step of the best checkpoint of a fine-tuning, None where the newest is the one."""
-    from bertjax.training.checkpoints import best_step
-
-    facts = runs.read_facts(path)
-    tuned = b.task != "pretraining" and "imported" not in facts
-    return best_step(path, facts["metric"]) if tuned else None
+    return load_params(path, abstract_params(b), step=step)
 
 
 def read_task_data(path: str | Path) -> TaskDataConfig | None:
@@ -88,19 +96,18 @@ def read_task_data(path: str | Path) -> TaskDataConfig | None:
     return runs.read_config(path, FinetuneConfig).data if _is_tuned(path) else None
 
 
-def read_threshold(path: str | Path, b: Blueprint, *, step: int | None = None) -> float | None:
+def read_threshold(path: str | Path, b: Blueprint, step: int | None) -> float | None:
     """Returns the doubt above which a question has no answer; None where the model knows no such questions."""
-    if b.task != "answers" or not _is_tuned(path):
+    if b.task != "answers" or step is None or not _is_tuned(path):
         return None
-    from bertjax.training.checkpoints import best_step, saved_figures
+    from bertjax.training.checkpoints import saved_figures
 
-    chosen = best_step(path, runs.read_facts(path)["metric"]) if step is None else step
-    return saved_figures(path, chosen).get("threshold")
+    return saved_figures(path, step).get("threshold")
 
 
 def _is_tuned(path: str | Path) -> bool:
     """Returns whether it is the folder of a fine-tuning of ours."""
-    return (Path(path) / "checkpoints").is_dir() and "metric" in runs.read_facts(path)
+    return others_format(path) is None and "metric" in runs.read_facts(path)
 
 
 def export_folder(source: str | Path, directory: str | Path, architecture: str | None = None) -> dict[str, Any]:
@@ -111,13 +118,11 @@ def export_folder(source: str | Path, directory: str | Path, architecture: str |
     Raises: UserError if `directory` holds something, or the model lacks a head of the class.
     """
     from bertjax.interop.model_card import model_card
-    from bertjax.training.checkpoints import newest_step
 
     source = Path(source)
     b = read_blueprint(source)
     tokenizer = read_tokenizer(source, b)
-    is_run = others_format(source) is None
-    step = (_best(source, b) or newest_step(source)) if is_run else None
+    step = chosen_step(source)
     with jax.set_mesh(make_mesh(MeshConfig(), jax.local_devices()[:1])):
         params = read_params(source, b, step=step)
     name = huggingface.write_folder(directory, b, params, tokenizer, architecture)
