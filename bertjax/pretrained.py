@@ -125,8 +125,10 @@ def export_folder(source: str | Path, directory: str | Path, architecture: str |
     step = chosen_step(source)
     with jax.set_mesh(make_mesh(MeshConfig(), jax.local_devices()[:1])):
         params = read_params(source, b, step=step)
-    name = huggingface.write_folder(directory, b, params, tokenizer, architecture)
-    (Path(directory) / "README.md").write_text(model_card(source, b, step, name), encoding="utf-8")
+    name = architecture or huggingface.largest_class_of(b)
+    card = model_card(source, b, step, name)
+    huggingface.write_folder(directory, b, params, tokenizer, name)
+    (Path(directory) / "README.md").write_text(card, encoding="utf-8")
     return {"architecture": name, "step": step, "labels": list(b.labels)}
 
 

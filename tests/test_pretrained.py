@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from safetensors.numpy import load_file
 import bertjax
 from bertjax import pretrained
 from bertjax.errors import UserError
+from bertjax.training.metrics import read_metrics
 from tests.interop import folders
 
 
@@ -106,6 +109,29 @@ def test_an_export_says_where_the_model_comes_from(finished: Path, tmp_path: Pat
         assert part in card
     text = "the old [MASK] follows the bridge."
     assert bertjax.load(tmp_path / "hf").fill_mask(text) == bertjax.load(finished).fill_mask(text)
+
+
+def test_a_model_card_has_the_figures_of_its_step_or_says_that_there_are_none(finished: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(finished, tmp_path / "run")
+    lines = read_metrics(run)
+    (step_24,) = (line for line in lines if line["step"] == 24 and "eval_loss" in line)
+    later = step_24 | {"step": 25, "eval_mlm_accuracy": 0.123456}
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in [*lines, later]))
+    pretrained.export_folder(run, tmp_path / "evaluated")
+    card = (tmp_path / "evaluated" / "README.md").read_text()
+    assert f"Of step 24.\n\n| figure | value |\n|---|---|\n| loss | {step_24['eval_loss']:.6g} |\n" in card
+    assert "0.123456" not in card
+    (run / "metrics.jsonl").write_text(json.dumps({"step": 24, "loss": 1.0}) + "\n")
+    pretrained.export_folder(run, tmp_path / "not evaluated")
+    assert "Step 24 was not evaluated." in (tmp_path / "not evaluated" / "README.md").read_text()
+
+
+def test_an_export_whose_card_cannot_be_made_writes_nothing(finished: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(finished, tmp_path / "run")
+    (run / "metrics.jsonl").write_text("{\n")
+    with pytest.raises(UserError, match=r"metrics.jsonl:1 is not JSON"):
+        pretrained.export_folder(run, tmp_path / "hf")
+    assert not (tmp_path / "hf").exists()
 
 
 def test_an_export_is_for_a_class_that_the_model_fits(tmp_path: Path) -> None:

@@ -84,6 +84,11 @@ def read_tokenizer(path: str | Path, c_vocab_size: int) -> Tokenizer:
     return tokenizer
 
 
+def largest_class_of(b: Blueprint) -> str:
+    """Returns the class that has all of the model's heads. Raises: UserError if there is none."""
+    return largest_class(_family_of(b), b)
+
+
 def write_folder(
     path: str | Path, b: Blueprint, params: Params, tokenizer: Tokenizer, architecture: str | None = None
 ) -> str:
@@ -97,7 +102,7 @@ def write_folder(
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise UserError(f"{path} is there already; name a new folder, or empty it")
     family = _family_of(b)
-    name = architecture or largest_class(family, b)
+    name = architecture or largest_class_of(b)
     b = blueprint_for(family, b, name)
     tensors = tensors_from_params(params, family.places(b))
     config = {"architectures": [name], "pad_token_id": tokenizer.pad_id}

@@ -8,7 +8,7 @@ from typing import Any
 
 from bertjax import __version__, runs
 from bertjax.model.assembly import OF_TEXTS, Blueprint
-from bertjax.training.metrics import last_evaluation
+from bertjax.training.metrics import evaluation_of
 
 
 def model_card(source: Path, b: Blueprint, step: int | None, architecture: str) -> str:
@@ -26,25 +26,31 @@ def model_card(source: Path, b: Blueprint, step: int | None, architecture: str) 
     ]
     if b.task in (*OF_TEXTS, "tagging"):
         parts.append(f"Labels: {', '.join(b.labels)}.")
-    if (source / "metrics.jsonl").is_file():
+    if step is not None and (source / "metrics.jsonl").is_file():
         parts += _training(source, step)
     return "\n\n".join(parts) + "\n"
 
 
-def _training(source: Path, step: int | None) -> list[str]:
+def _training(source: Path, step: int) -> list[str]:
     """Returns what is known of the run: steps, hardware, data, figures, settings."""
     record = runs.read_record(source)
-    figures = last_evaluation(source)
     hardware = f" on {record['hardware']}" if "hardware" in record else ""
-    table = "".join(f"| {name} | {value:.6g} |\n" for name, value in figures.items())
     settings = json.dumps(record["config"], indent=2)
     return [
         "## Training",
         f"Weights of step {step}{hardware}, with bertjax {record['bertjax']}.",
         _data(record["config"]["data"]),
-        f"## Held-out figures\n\nOf the last evaluation.\n\n| figure | value |\n|---|---|\n{table}".rstrip(),
+        f"## Held-out figures\n\n{_figures(source, step)}",
         f"## Settings\n\n```json\n{settings}\n```",
     ]
+
+
+def _figures(source: Path, step: int) -> str:
+    figures = evaluation_of(source, step)
+    if not figures:
+        return f"Step {step} was not evaluated."
+    rows = [f"| {name} | {value:.6g} |" for name, value in figures.items()]
+    return "\n".join([f"Of step {step}.", "", "| figure | value |", "|---|---|", *rows])
 
 
 def _data(data: dict[str, Any]) -> str:

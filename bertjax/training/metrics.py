@@ -190,7 +190,20 @@ def last_evaluation(workdir: Path) -> dict[str, float]:
     lines = [line for line in read_metrics(workdir) if "eval_loss" in line]
     if not lines:
         raise UserError(f"{workdir / 'metrics.jsonl'} has no evaluation yet")
-    return {name.removeprefix("eval_"): value for name, value in lines[-1].items() if name.startswith("eval_")}
+    return _held_out(lines[-1])
+
+
+def evaluation_of(workdir: Path, step: int) -> dict[str, float]:
+    """Returns the figures of a run's evaluation after `step`, without their prefix; none if there was no such."""
+    figures: dict[str, float] = {}
+    for line in read_metrics(workdir):
+        if line["step"] == step:
+            figures |= _held_out(line)
+    return figures
+
+
+def _held_out(line: Mapping[str, Any]) -> dict[str, float]:
+    return {name.removeprefix("eval_"): value for name, value in line.items() if name.startswith("eval_")}
 
 
 def _drop_after(path: Path, step: int) -> None:
