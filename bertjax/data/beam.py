@@ -81,7 +81,8 @@ def write_shards_on_beam(
     Path(reading.directory).mkdir(exist_ok=True)
     _run(pipeline, range(len(reading.files)), functools.partial(_measure, reading))
     for file in range(len(reading.files)):
-        skipped["lines"] += int(np.load(reading.note(file))["skipped"])
+        with np.load(reading.note(file)) as note:
+            skipped["lines"] += int(note["skipped"])
     blocks = _save_blocks(reading, cut)
     write = functools.partial(_write_block, list(options))
     _run(pipeline, range(len(reading.files)), functools.partial(_keyed_documents, reading), write)
@@ -123,17 +124,21 @@ def _measure(reading: Reading, file: int) -> Iterator[Keyed]:
     yield from ()
 
 
+def _stubs(reading: Reading, blocks_FN: list[np.ndarray]) -> Iterator[Stub]:
+    """Yields what stands for the documents of all files; before those of a file it adds room for their blocks."""
+    for file in range(len(reading.files)):
+        with np.load(reading.note(file)) as note:
+            places_N, sizes_N = note["places"], note["sizes"]
+        blocks_FN.append(np.zeros(len(places_N), np.int64))
+        for number, (place, size) in enumerate(zip(places_N, sizes_N, strict=True)):
+            yield Stub(file, number, float(place), int(size))
+
+
 def _save_blocks(reading: Reading, cut: Cut) -> list[int]:
     """Saves the number of each document's block, counted through both splits in turn; returns how many each has."""
-    measured = [np.load(reading.note(file)) for file in range(len(reading.files))]
-    blocks_FN = [np.zeros(len(of_file["places"]), np.int64) for of_file in measured]
-    stubs = (
-        Stub(file, number, place, size)
-        for file, of_file in enumerate(measured)
-        for number, (place, size) in enumerate(zip(of_file["places"].tolist(), of_file["sizes"].tolist(), strict=True))
-    )
+    blocks_FN: list[np.ndarray] = []  # 8 bytes a document; all else is of one file at a time
     counts: Counter[str] = Counter()
-    for block in cut(stubs):
+    for block in cut(_stubs(reading, blocks_FN)):
         counts[block.split] += 1
         for stub in block.documents:
             blocks_FN[stub.file][stub.number] = block.number * len(SPLITS) + SPLITS.index(block.split)

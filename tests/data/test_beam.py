@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import filecmp
 import importlib.util
+import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from bertjax.data.beam import Reading, Stub, _save_blocks
+from bertjax.data.blocks import Block, blocks_from_documents
 from bertjax.data.prepare import prepare
 from bertjax.data.settings import PrepareConfig
 from bertjax.errors import UserError
@@ -58,6 +63,29 @@ def test_the_corpus_is_that_of_one_machine(tmp_path: Path, vocab: Path) -> None:
     )
     assert filecmp.cmpfiles(tmp_path / "local", tmp_path / "beam", names, shallow=False)[1:] == ([], [])
     assert not (tmp_path / "beam.partial").exists()
+
+
+def test_blocks_are_cut_with_one_file_open_at_a_time(tmp_path: Path) -> None:
+    reading = Reading(tuple(f"{n}.txt" for n in range(30)), "strict", False, str(tmp_path))
+    for file in range(30):
+        np.savez(reading.note(file), places=np.linspace(0, 1, file), sizes=np.full(file, 100), skipped=0)
+    opened = []
+
+    def cut(stubs: Iterable[Stub]) -> Iterator[Block[Stub]]:
+        def counted() -> Iterator[Stub]:
+            for stub in stubs:
+                opened.append(len(os.listdir("/proc/self/fd")))
+                yield stub
+
+        return blocks_from_documents(counted(), validation_share=0.1, least=2, block_size=1000)
+
+    before = len(os.listdir("/proc/self/fd"))
+    blocks = _save_blocks(reading, cut)
+    assert len(opened) == 435
+    assert max(opened) <= before
+    saved = [np.load(reading.blocks(file)) for file in range(30)]
+    assert list(map(len, saved)) == list(range(30))
+    assert len(np.unique(np.concatenate(saved))) == sum(blocks) > 30
 
 
 @needs_beam
