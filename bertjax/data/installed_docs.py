@@ -163,27 +163,38 @@ def cache_directory() -> Path:
 
 
 def prepared(seq_len: int) -> Path:
-    """Returns the corpus in rows of `seq_len`, collected and prepared on the first call for these versions."""
+    """Returns the corpus in rows of `seq_len`, collected and prepared on the first call for these versions.
+
+    Of several processes one makes it, the others wait.
+    """
     directory = cache_directory()
     output = directory / f"prepared-{seq_len}"
-    if not (output / "manifest.json").exists():
-        print(f"collecting the documentation of the installed libraries into {directory}", file=sys.stderr)
-        text = write_corpus(directory / "corpus.jsonl")
-        settings = PrepareConfig(
-            output=str(output), vocab_size=VOCAB_SIZE, seq_len=seq_len, validation_share=VALIDATION_SHARE
-        )
-        prepare(settings, [text])
+    with cache.locked(directory):
+        if not (output / "manifest.json").exists():
+            settings = PrepareConfig(
+                output=str(output), vocab_size=VOCAB_SIZE, seq_len=seq_len, validation_share=VALIDATION_SHARE
+            )
+            prepare(settings, [_collected(directory)])
     return output
 
 
 def classification_files() -> dict[str, str]:
-    """Returns the files of the labelled task by split, made on the first call for these versions."""
+    """Returns the files of the labelled task by split, made on the first call for these versions, as `prepared` is."""
     directory = cache_directory()
     paths = {split: directory / "classification" / f"{split}.jsonl" for split in SPLITS}
-    if not all(path.exists() for path in paths.values()):
-        corpus = directory / "corpus.jsonl"
-        write_classification(corpus if corpus.exists() else write_corpus(corpus), directory / "classification")
+    with cache.locked(directory):
+        if not all(path.exists() for path in paths.values()):
+            write_classification(_collected(directory), directory / "classification")
     return {split: str(path) for split, path in paths.items()}
+
+
+def _collected(directory: Path) -> Path:
+    """Returns the text in the folder, which is written whole or not at all, or else collects it."""
+    corpus = directory / "corpus.jsonl"
+    if corpus.exists():
+        return corpus
+    print(f"collecting the documentation of the installed libraries into {directory}", file=sys.stderr)
+    return write_corpus(corpus)
 
 
 def write_corpus(path: Path, roots: dict[str, list[Path]] | None = None) -> Path:

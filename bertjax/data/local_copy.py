@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
-import os
 import sys
 from pathlib import Path
 
 from etils import epath
 
+from bertjax import cache
 from bertjax.data.corpus import check_shards
 from bertjax.errors import UserError
 
 WHOLE = ".whole"  # beside the copy, when it is complete
 
 
-def local_copy(corpus: str, cache: str | Path) -> Path:
-    """Returns the folder in `cache` that holds what `corpus` does, copied there if it is not yet.
+def local_copy(corpus: str, directory: str | Path) -> Path:
+    """Returns the folder in `directory` that holds what `corpus` does, copied there if it is not yet.
 
     `corpus` is anything that etils.epath opens, such as gs://BUCKET/CORPUS where gcsfs is installed. Copies are known
     by a hash of the manifest; what a killed process has copied is completed. Of several processes one copies, the
@@ -29,18 +28,13 @@ def local_copy(corpus: str, cache: str | Path) -> Path:
     manifest = source / "manifest.json"
     if not manifest.exists():
         raise UserError(f"{corpus} holds no prepared corpus (no manifest.json); run `bertjax prepare`")
-    copy = Path(cache) / hashlib.blake2b(manifest.read_bytes(), digest_size=16).hexdigest()
-    copy.mkdir(parents=True, exist_ok=True)
-    lock = os.open(copy, os.O_RDONLY)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # ends with the process, however that ends
+    copy = Path(directory) / hashlib.blake2b(manifest.read_bytes(), digest_size=16).hexdigest()
+    with cache.locked(copy):
         if not (copy / WHOLE).exists():
             print(f"copying {corpus} to {copy}", file=sys.stderr)
             _copy_missing(source, copy)
             check_shards(copy)
             (copy / WHOLE).touch()
-    finally:
-        os.close(lock)
     return copy
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import concurrent.futures
 import json
 import sys
 from collections import Counter
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from bertjax.data import installed_docs
+from bertjax.data.corpus import open_corpus
 from bertjax.data.installed_docs import Docstring, collect, mask_names, module_names, write_classification, write_corpus
 from bertjax.errors import UserError
 
@@ -168,6 +170,23 @@ def test_another_version_is_kept_elsewhere(tmp_path: Path, monkeypatch: pytest.M
     assert before == installed_docs.cache_directory()
     monkeypatch.setattr("platform.python_version", lambda: "3.99")
     assert installed_docs.cache_directory() != before
+
+
+def test_several_first_starts_at_once_make_one_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    numbered = [f'def f{n}():\n    """{LONG.format(f"boat of {n} masts")}"""\n' for n in range(60)]
+    write(tmp_path / "sea" / "boats.py", "".join(numbered))
+    monkeypatch.setenv("BERTJAX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(installed_docs, "installed_roots", lambda: {"sea": [tmp_path / "sea"]})
+    monkeypatch.setattr(installed_docs, "groups", lambda texts: list(range(len(texts))))
+    monkeypatch.setattr(installed_docs, "VOCAB_SIZE", 100)
+    with concurrent.futures.ThreadPoolExecutor(3) as pool:
+        first, *others = pool.map(installed_docs.prepared, [32, 32, 48])
+    assert others == [first, first.with_name("prepared-48")]
+    assert len(open_corpus(first).train) > 30
+    assert sorted(path.name for path in first.parent.iterdir()) == ["corpus.jsonl", "prepared-32", "prepared-48"]
+    with monkeypatch.context() as patched:
+        patched.setattr(installed_docs, "write_corpus", None)
+        installed_docs.prepared(64)
 
 
 def test_the_real_installation(tmp_path: Path) -> None:
