@@ -151,10 +151,15 @@ def open_corpus(directory: str | Path) -> Corpus:
 
 def check_shards(directory: Path) -> None:
     """Reads all shards; raises UserError, with their names, if any is not what was written."""
-    shards = [shard for split in read_manifest(directory)["splits"].values() for shard in split["shards"]]
-    damaged = [str(directory / s["name"]) for s in shards if not _is_as_written(directory / s["name"], s)]
+    damaged = damaged_shards(directory)
     if damaged:
-        raise UserError(f"{', '.join(damaged)} is not what was written; prepare the corpus again")
+        raise UserError(f"{', '.join(map(str, damaged))} is not what was written; prepare the corpus again")
+
+
+def damaged_shards(directory: Path) -> list[Path]:
+    """Reads all shards; returns those that are missing, or not what was written."""
+    shards = [shard for split in read_manifest(directory)["splits"].values() for shard in split["shards"]]
+    return [directory / shard["name"] for shard in shards if not _is_as_written(directory / shard["name"], shard)]
 
 
 def _is_as_written(path: Path, shard: dict[str, Any]) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 from etils import epath
 
 from bertjax import cache
-from bertjax.data.corpus import check_shards
+from bertjax.data.corpus import damaged_shards
 from bertjax.errors import UserError
 
 WHOLE = ".whole"  # beside the copy, when it is complete
@@ -22,7 +22,7 @@ def local_copy(corpus: str, directory: str | Path) -> Path:
     by a hash of the manifest; what a killed process has copied is completed. Of several processes one copies, the
     others wait.
 
-    Raises: UserError if there is no corpus, or a shard is not what was written.
+    Raises: UserError if there is no corpus, or a shard of it is not what was written.
     """
     source = epath.Path(corpus)
     manifest = source / "manifest.json"
@@ -32,10 +32,25 @@ def local_copy(corpus: str, directory: str | Path) -> Path:
     with cache.locked(copy):
         if not (copy / WHOLE).exists():
             print(f"copying {corpus} to {copy}", file=sys.stderr)
-            _copy_missing(source, copy)
-            check_shards(copy)
+            _copy_whole(source, copy)
             (copy / WHOLE).touch()
     return copy
+
+
+def _copy_whole(source: epath.Path, copy: Path) -> None:
+    """Copies what is missing, and once more the shards that are not what was written, of this copy or an earlier one.
+
+    Raises: UserError if they are no better then.
+    """
+    for _ in range(2):
+        _copy_missing(source, copy)
+        damaged = damaged_shards(copy)
+        for path in damaged:
+            path.unlink(missing_ok=True)
+        if not damaged:
+            return
+    names = ", ".join(str(source / path.name) for path in damaged)
+    raise UserError(f"{names} is not what was written; prepare the corpus again")
 
 
 def _copy_missing(source: epath.Path, copy: Path) -> None:

@@ -44,6 +44,22 @@ def test_what_a_killed_process_left_is_completed_and_a_whole_copy_is_left_alone(
     assert (copy / "manifest.json").stat().st_mtime_ns == kept
 
 
+def damage(shard: Path) -> bytes:
+    """Damages a shard; returns what it was."""
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:-1] + b"x")
+    return whole
+
+
+def test_a_damaged_shard_of_the_copy_is_copied_again(corpus: Path, tmp_path: Path) -> None:
+    copy = local_copy(str(corpus), tmp_path)
+    whole = files(copy)
+    (copy / ".whole").unlink()
+    damage(next(path for path in copy.iterdir() if "train" in path.name))
+    assert local_copy(str(corpus), tmp_path) == copy
+    assert files(copy) == whole
+
+
 def test_several_processes_share_one_copy(corpus: Path, tmp_path: Path) -> None:
     with multiprocessing.get_context("spawn").Pool(2) as pool:
         copies = pool.starmap(local_copy, [(str(corpus), tmp_path)] * 4)
@@ -51,11 +67,16 @@ def test_several_processes_share_one_copy(corpus: Path, tmp_path: Path) -> None:
     assert files(copies[0]).keys() == files(corpus).keys() | {".whole"}
 
 
-def test_a_damaged_shard_and_a_folder_without_a_corpus_are_said(corpus: Path, tmp_path: Path) -> None:
+def test_a_damaged_source_is_said_and_may_be_mended(corpus: Path, tmp_path: Path) -> None:
     shutil.copytree(corpus, tmp_path / "bad")
     shard = next(path for path in (tmp_path / "bad").iterdir() if "train" in path.name)
-    shard.write_bytes(shard.read_bytes()[:-1] + b"x")
-    with pytest.raises(UserError, match=f"{shard.name} is not what was written"):
+    whole = damage(shard)
+    with pytest.raises(UserError, match=f"^{shard} is not what was written"):
         local_copy(str(tmp_path / "bad"), tmp_path / "near")
+    shard.write_bytes(whole)
+    assert files(local_copy(str(tmp_path / "bad"), tmp_path / "near")).keys() == files(corpus).keys() | {".whole"}
+
+
+def test_a_folder_without_a_corpus_is_said(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nowhere holds no prepared corpus"):
         local_copy("nowhere", tmp_path)
