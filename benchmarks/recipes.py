@@ -32,6 +32,7 @@ from benchmarks.result import print_result
 from bertjax import backend, command_line, pretrained, runs, sharding
 from bertjax.config import Config
 from bertjax.data.batches import evaluation_batches
+from bertjax.data.corpus import open_corpus
 from bertjax.data.mixture import open_mixture
 from bertjax.data.prepare import prepare
 from bertjax.data.settings import PrepareConfig
@@ -73,6 +74,11 @@ def corpora_of(a: Arguments, seq_len: int, folder: Path) -> tuple[str, str]:
     if all((Path(path) / "manifest.json").is_file() for path in a.data):
         if len(a.data) != len(RECIPES):
             raise UserError(f"--data names {len(a.data)} corpora; name two, with next-sentence pairs and without")
+        first, second = (open_corpus(path) for path in a.data)
+        if not first.next_sentence or second.next_sentence:
+            raise UserError(f"--data={a.data}: the first is to have next-sentence pairs, and the second is not")
+        if first.tokenizer.fingerprint != second.tokenizer.fingerprint:
+            raise UserError(f"--data={a.data} have different vocabularies; prepare one with the other's")
         return a.data[0], a.data[1]
     pairs, sentences = folder / "pairs", folder / "sentences"
     texts = [Path(path) for path in a.data]
@@ -82,9 +88,8 @@ def corpora_of(a: Arguments, seq_len: int, folder: Path) -> tuple[str, str]:
             str(sentences), vocab=str(pairs / "tokenizer" / "vocab.txt"), seq_len=seq_len, next_sentence=False
         ),
     }
-    for output, settings in ways.items():
-        if not (output / "manifest.json").is_file():
-            prepare(settings, texts)
+    for settings in ways.values():
+        prepare(settings, texts)  # which refuses what was made of other texts
     return str(pairs), str(sentences)
 
 

@@ -27,6 +27,8 @@ def their_step(c: Config, batch: Batch, precision: Literal["float32", "bfloat16"
     optimizer = make_optimizer(model, c.optimizer, fused=True)
     forward = torch.compile(model) if compiled else model
     sent = {name: x.to(device) for name, x in inputs(batch).items()}
+    if bool(sent["attention_mask"].all()):
+        del sent["attention_mask"]  # compiled it would be read all the same, and keep SDPA from its fastest kernel
 
     def one() -> None:
         with torch.autocast(device, torch.bfloat16, enabled=precision == "bfloat16"):

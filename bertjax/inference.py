@@ -152,7 +152,8 @@ class Model:
     @property
     def _windows(self) -> TaskDataConfig:
         """How texts longer than a row are read: as in the fine-tuning, or by 384 tokens, as for SQuAD."""
-        return self.reading or TaskDataConfig(seq_len=min(384, self.config.max_positions))
+        length = min(384, self.config.max_positions)
+        return self.reading or TaskDataConfig(seq_len=length, stride=length // 3)
 
     def fill_mask(self, texts: str | Sequence[str], top_k: int = 5) -> list[Any]:
         """Returns for each [MASK] of a text its `top_k` likeliest Candidates; of several texts, a list of that each."""
@@ -297,7 +298,10 @@ class Model:
         return Choice(choice=best, way=ways[best], probabilities=probabilities)
 
     def tag(self, texts: str | Sequence[str]) -> list[Any]:
-        """Returns the NamedParts of a text, in order, however long it is; of several texts, a list of that each."""
+        """Returns the NamedParts of a text, in order, however long it is; of several texts, a list of that each.
+
+        Of a model whose labels are no tags of entities, such as NOUN, each word is a part.
+        """
         if self.task != "tagging":
             raise UserError("this model tags no words: fine-tune it for tagging, and load that run's folder")
         checked = _checked(texts)

@@ -98,8 +98,12 @@ def read_task_data(path: str | Path) -> TaskDataConfig | None:
 
 def read_threshold(path: str | Path, b: Blueprint, step: int | None) -> float | None:
     """Returns the doubt above which a question has no answer; None where the model knows no such questions."""
-    if b.task != "answers" or step is None or not _is_tuned(path):
+    if b.task != "answers":
         return None
+    if huggingface.is_folder(path):
+        return huggingface.read_threshold(path)
+    if step is None or not _is_tuned(path):
+        return runs.read_facts(path).get("threshold")  # of an import
     from bertjax.training.checkpoints import saved_figures
 
     return saved_figures(path, step).get("threshold")
@@ -127,7 +131,7 @@ def export_folder(source: str | Path, directory: str | Path, architecture: str |
         params = read_params(source, b, step=step)
     name = architecture or huggingface.largest_class_of(b)
     card = model_card(source, b, step, name)
-    huggingface.write_folder(directory, b, params, tokenizer, name)
+    huggingface.write_folder(directory, b, params, tokenizer, name, read_threshold(source, b, step))
     (Path(directory) / "README.md").write_text(card, encoding="utf-8")
     return {"architecture": name, "step": step, "labels": list(b.labels)}
 
@@ -156,6 +160,7 @@ def import_folder(source: str | Path, directory: str | Path) -> dict[str, Any]:
         "heads": list(b.heads),
         "pooling": b.pooling,
         "model": dataclasses.asdict(b.config),
+        "threshold": read_threshold(source, b, None),
         "imported": str(source),
     }
     with jax.set_mesh(make_mesh(MeshConfig(), jax.local_devices()[:1])):

@@ -9,7 +9,8 @@ from bertjax.config.fields import check, check_not_negative, check_positive, fre
 from bertjax.config.shared import CheckpointConfig, MeshConfig, OptimizerConfig, Precision
 
 Pooling = Literal["cls", "mean", "weighted", "layers"]
-"""A text's vector: the pooler's over [CLS], the mean of the last hidden states, their mean by learned weights."""
+"""A text's vector: the pooler's over [CLS], the mean of the last hidden states, their mean by learned weights, or the
+means of the embeddings and of every layer's hidden states side by side."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,7 +158,8 @@ class FinetuneConfig:
     """What a text or a pair of texts is given: one of several labels, any, a number, names of its parts, an answer, the
     right one of several ways to go on."""
     init_from: str = free("")
-    """What to start from: a pretraining run's folder (its newest checkpoint), or one of Hugging Face's."""
+    """What to start from: the folder of a pretraining (its newest checkpoint) or of a fine-tuning (its best), or one of
+    Hugging Face's or Google's."""
     data: TaskDataConfig = dataclasses.field(default_factory=TaskDataConfig)
     optimizer: OptimizerConfig = dataclasses.field(
         default_factory=lambda: OptimizerConfig(peak_lr=5e-5, warmup_steps=None)

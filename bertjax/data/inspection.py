@@ -109,7 +109,10 @@ def _counts(corpus: Corpus) -> Iterator[str]:
     for title, name in COUNTS.items():
         if name in known:
             yield f"  {title:26}" + "".join(f"{split[name]:16,}" for split in splits.values())
-    for title, name in SHARES.items() if corpus.next_sentence else itertools.islice(SHARES.items(), 2):
+    shares = dict(SHARES.items() if corpus.next_sentence else itertools.islice(SHARES.items(), 2))
+    if "documents" not in known:
+        shares = {title: name for title, name in shares.items() if name != "one_sentence_share"}
+    for title, name in shares.items():
         yield f"  {title:26}" + "".join(f"{split[name]:16.2%}" for split in splits.values())
     skipped = corpus.manifest["skipped_lines"]
     if skipped:

@@ -9,6 +9,7 @@ import itertools
 import json
 import os
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -130,7 +131,8 @@ def _read_note(path: Path) -> Shard | None:
         with np.load(note_of(path), allow_pickle=False) as note:
             shard = Shard(**json.loads(note["described"].item()) | {"token_counts": note["token_counts"]})
         whole = checksum(path) == shard.checksum
-    except (OSError, ValueError, zipfile.BadZipFile):  # none, or the machine died before the disk had all of it
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error):
+        # There is none, or the machine died before the disk had all of it.
         return None
     return shard._replace(counts=Counter(shard.counts)) if whole else None
 

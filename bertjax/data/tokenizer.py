@@ -48,8 +48,12 @@ class Tokenizer:
         self.between_ids: Sequence[int] = [self.sep_id] * max(1, backend.num_special_tokens_to_add(True) - 2)
 
     @classmethod
-    def from_vocab(cls, path: str | Path, *, cased: bool = False) -> Tokenizer:
+    def from_vocab(
+        cls, path: str | Path, *, cased: bool = False, strip_accents: bool | None = None, split_chinese: bool = True
+    ) -> Tokenizer:
         """Returns the tokenizer of a BERT vocabulary file: a piece a line, its id the number of the line from 0.
+
+        `strip_accents` is by default what `cased` is not.
 
         Raises: UserError if a special piece is missing, a piece stands twice, or the case does not fit.
         """
@@ -60,7 +64,11 @@ class Tokenizer:
         # Only line feeds part pieces: some vocabularies hold U+2028, on which str.splitlines would split.
         pieces = text.rstrip("\r\n").replace("\r\n", "\n").split("\n")
         _check_pieces(pieces, path, cased=cased)
-        return cls(_backend(pieces, cased=cased), cased=cased)
+        backend = _backend(pieces, cased=cased)
+        backend.normalizer = normalizers.BertNormalizer(
+            lowercase=not cased, strip_accents=strip_accents, handle_chinese_chars=split_chinese
+        )
+        return cls(backend, cased=cased)
 
     @classmethod
     def train(cls, texts: Iterable[str], *, vocab_size: int, cased: bool = False) -> Tokenizer:

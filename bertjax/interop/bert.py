@@ -34,6 +34,9 @@ TIED = {
 }
 """Second names of tensors, there in state dicts and in some files."""
 
+UNREAD: tuple[str, ...] = ()
+"""How the names of tensors begin that a file of a classifier of texts may hold, and its class does not read."""
+
 HEADS = {
     "pooler": ("bert.pooler.",),
     "masked_lm": ("cls.predictions.",),

@@ -21,7 +21,7 @@ ABOUT = {
     *("attn_implementation", "_attn_implementation", "_attn_implementation_autoset", "reference_compile", "use_cache"),
     *("output_attentions", "output_hidden_states", "output_past", "return_dict", "torchscript", "use_bfloat16"),
     *("do_sample", "length_penalty", "max_length", "num_beams", "num_return_sequences", "repetition_penalty"),
-    *("temperature", "top_k", "top_p", "chunk_size_feed_forward"),
+    *("temperature", "top_k", "top_p", "chunk_size_feed_forward", "null_score_diff_threshold"),
 }
 """Fields of every config.json that say nothing of what an encoder computes, or that are read elsewhere."""
 

@@ -16,19 +16,34 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from bertjax import hosts
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import UserError
 from bertjax.interop import bert, modernbert, roberta
 from bertjax.interop.classes import blueprint_for, described, heads_of, labels_of, largest_class, pooling_of, task_of
 from bertjax.interop.places import Unread, params_from_tensors, tensors_from_params
-from bertjax.model.assembly import Blueprint, abstract_params
+from bertjax.model.assembly import OF_TEXTS, Blueprint, abstract_params
 from bertjax.model.params import Params
 
 FAMILIES: dict[str, ModuleType] = {"bert": bert, "modernbert": modernbert, "roberta": roberta}
-"""By `model_type`. Each module has CLASSES, HEADS, TIED, `config_from_huggingface`, `places` and their way back."""
+"""By `model_type`. Each module has CLASSES, HEADS, UNREAD, TIED, `config_from_huggingface`, `places`, and the way back.
+"""
 
 DTYPES = ("F64", "F32", "F16", "BF16", "I64", "I32")
 """Types of tensors that NumPy has; those of eight bits and less are of quantized models, with scales beside them."""
+
+THRESHOLD = "null_score_diff_threshold"
+"""In config.json, of ours: above this doubt a question has no answer. So transformers' run_qa.py names it."""
+
+TOKENIZED = {
+    "unk_token": "[UNK]",
+    "sep_token": "[SEP]",
+    "pad_token": "[PAD]",
+    "cls_token": "[CLS]",
+    "mask_token": "[MASK]",
+    "never_split": [],
+}
+"""What tokenizer_config.json says of a BERT vocabulary, where it says it."""
 
 WEIGHTS, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
 
@@ -64,8 +79,12 @@ def read_params(path: str | Path, b: Blueprint) -> Params:
             new = family.renamed(name)
             if new in readers:
                 raise UserError(f"{file} holds {name}, which is there already; a tensor can be in one place only")
-            if not (new.endswith("embeddings.position_ids") and _are_numbers_from_0(read())):
-                readers[new] = read
+            if new.endswith("embeddings.position_ids") and _are_numbers_from_0(read()):
+                continue
+            if b.task in OF_TEXTS and new.startswith(family.UNREAD):
+                hosts.say(f"{file}: {name} is left out, which a classifier of texts does not read")
+                continue
+            readers[new] = read
     try:
         return params_from_tensors(Unread(readers), family.places(b), abstract_params(b), family.TIED)
     except UserError as error:
@@ -89,12 +108,24 @@ def largest_class_of(b: Blueprint) -> str:
     return largest_class(_family_of(b), b)
 
 
+def read_threshold(path: str | Path) -> float | None:
+    """Returns the doubt above which a question has no answer, if the folder says it."""
+    threshold = read_json(Path(path) / CONFIG).get(THRESHOLD)
+    return None if threshold is None else float(threshold)
+
+
 def write_folder(
-    path: str | Path, b: Blueprint, params: Params, tokenizer: Tokenizer, architecture: str | None = None
+    path: str | Path,
+    b: Blueprint,
+    params: Params,
+    tokenizer: Tokenizer,
+    architecture: str | None = None,
+    threshold: float | None = None,
 ) -> str:
     """Writes config.json, model.safetensors and the tokenizer's files; returns the class they are for.
 
-    `architecture` names another class than the one that has all the heads, and leaves those it lacks out.
+    `architecture` names another class than the one that has all the heads, and leaves those it lacks out. Above the
+    doubt `threshold` a question has no answer.
 
     Raises: UserError if the folder is not empty, or the model lacks a head that the class has.
     """
@@ -107,6 +138,7 @@ def write_folder(
     tensors = tensors_from_params(params, family.places(b))
     config = {"architectures": [name], "pad_token_id": tokenizer.pad_id}
     config |= family.huggingface_from_config(b.config) | described(b)
+    config |= {} if threshold is None else {THRESHOLD: threshold}
     tokenizer.save(path)
     _add(path / "tokenizer_config.json", {"model_max_length": b.config.max_positions})
     prefix = family.BODY if name == family.BARE else ""
@@ -198,8 +230,21 @@ def _from_vocab(path: Path) -> Tokenizer:
         raise UserError(f"{path} has neither tokenizer.json nor vocab.txt; put the model's tokenizer files there")
     config = read_json(path / "tokenizer_config.json") if (path / "tokenizer_config.json").is_file() else {}
     cased = not config.get("do_lower_case", True)
+    for name, ours in TOKENIZED.items():
+        said = config.get(name)
+        if said and (said["content"] if isinstance(said, dict) else said) != ours:
+            raise UserError(
+                f"{path / 'tokenizer_config.json'} says {name}={said!r}, but of a vocab.txt only {ours!r} can be read;"
+                " put the model's tokenizer.json there"
+            )
+    if config.get("do_basic_tokenize") is False:
+        raise UserError(
+            f"{path / 'tokenizer_config.json'} says do_basic_tokenize=False, which cannot be read; put the model's"
+            " tokenizer.json there"
+        )
+    how = {"strip_accents": config.get("strip_accents"), "split_chinese": config.get("tokenize_chinese_chars", True)}
     try:
-        return Tokenizer.from_vocab(path / "vocab.txt", cased=cased)
+        return Tokenizer.from_vocab(path / "vocab.txt", cased=cased, **how)
     except UserError as error:
         if cased:
             raise

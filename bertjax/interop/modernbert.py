@@ -29,6 +29,9 @@ BODY, BARE = "model.", "ModernBertModel"
 TIED = {"decoder.weight": "model.embeddings.tok_embeddings.weight"}
 """Second names of tensors, there in state dicts and in some files."""
 
+UNREAD: tuple[str, ...] = ()
+"""How the names of tensors begin that a file of a classifier of texts may hold, and its class does not read."""
+
 HEADS = {"masked_lm": ("decoder.",), "transform": ("head.",), "classifier": ("classifier.",)}
 """How the names of a head's tensors begin. The masked-LM head has a transform, too, which is part of it here."""
 

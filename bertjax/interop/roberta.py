@@ -33,6 +33,9 @@ TIED = {
 }
 """Second names of tensors, there in state dicts and in some files."""
 
+UNREAD = ("roberta.pooler.",)
+"""Left over in the files of some classifiers of texts, whose class has no such layer."""
+
 HEADS = {
     "pooler": ("roberta.pooler.", "classifier.dense."),
     "masked_lm": ("lm_head.",),
@@ -44,7 +47,10 @@ HEADS = {
 def config_from_huggingface(values: Mapping[str, Any]) -> ModelConfig:
     """Returns the model that a config.json describes. Raises: UserError if it describes one that ours is not."""
     c = bert.config_from_huggingface(values)
-    offset = int(values.get("pad_token_id", 1)) + 1
+    padding = values.get("pad_token_id", 1)
+    if not isinstance(padding, int):
+        raise UserError(f"the Hugging Face config says pad_token_id={padding!r}; RoBERTa's positions begin behind it")
+    offset = padding + 1
     if c.max_positions <= offset:
         raise UserError(
             f"the Hugging Face config says max_position_embeddings={c.max_positions}; RoBERTa needs more than {offset}"

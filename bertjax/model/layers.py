@@ -128,7 +128,7 @@ def look_up(table_VD: jax.Array, ids_BS: jax.Array) -> jax.Array:
     The gradient of a row is added up in float32: thousands of [MASK] in a batch would be lost in bfloat16's 8 bits, and
     half of a step's time on a GPU with them (docs/log.md).
     """
-    return table_VD.at[ids_BS].get(mode="fill", out_sharding=ACT_B)
+    return table_VD.at[ids_BS].get(mode="fill", wrap_negative_indices=False, out_sharding=ACT_B)
 
 
 def _look_up_and_keep(table_VD: jax.Array, ids_BS: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
@@ -139,7 +139,8 @@ def _add_up(kept: tuple[jax.Array, jax.Array], x_BSD: jax.Array) -> tuple[jax.Ar
     table_VD, ids_BS = kept
 
     def of_device(ids_BS: jax.Array, x_BSD: jax.Array) -> jax.Array:
-        wide_VD = jnp.zeros(table_VD.shape, jnp.float32).at[ids_BS].add(x_BSD.astype(jnp.float32), mode="drop")
+        wide_VD = jnp.zeros(table_VD.shape, jnp.float32)
+        wide_VD = wide_VD.at[ids_BS].add(x_BSD.astype(jnp.float32), mode="drop", wrap_negative_indices=False)
         # Devices send each other what they send of other weights: gradients in the dtype of these.
         return jax.lax.psum(wide_VD.astype(table_VD.dtype), sharding.BATCH)
 

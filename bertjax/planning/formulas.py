@@ -69,7 +69,8 @@ def _sent(c: Config, shape: Mapping[str, int], params: Params, per_slice: int) -
     if fsdp > 1:
         gathered = 2 * c.train.microbatches  # for the forward and for the backward pass
         yield _collective("all-gather", "fsdp", fsdp, model, gathered, gathered * weights, per_slice)
-        yield _collective("reduce-scatter", "fsdp", fsdp, model, c.train.microbatches, weights, per_slice)
+        parts = c.train.microbatches
+        yield _collective("reduce-scatter", "fsdp", fsdp, model, parts, parts * weights, per_slice)
     if model > 1:
         times = 4 * c.model.layers  # after attention and feed-forward, forward and backward
         tokens = c.train.batch_size // (data * fsdp) * c.data.seq_len

@@ -91,7 +91,8 @@ def _changes(p: Plan) -> Iterator[tuple[str, Config]]:
     if ways > p.mesh["fsdp"]:
         mesh = dataclasses.replace(c.mesh, data=slices, fsdp=ways)
         yield f"--mesh.data={slices} --mesh.fsdp={ways}", dataclasses.replace(c, mesh=mesh)
-    yield f"--train.batch_size={c.train.batch_size // 2}", _with_batch(c, c.train.batch_size // 2)
+    if c.train.batch_size > 1:
+        yield f"--train.batch_size={c.train.batch_size // 2}", _with_batch(c, c.train.batch_size // 2)
 
 
 def _with_batch(c: Config, rows: int) -> Config:

@@ -130,9 +130,14 @@ def _tag(fields: list[str], column: int, where: str) -> str | None:
     return _checked(fields[column], where) if fields[column] else None
 
 
+def is_tag(label: str) -> bool:
+    """Returns whether it is O, or says where in an entity a word stands, and the entity's name."""
+    prefix, dash, kind = label.partition("-")
+    return label == OUTSIDE or bool(len(prefix) == 1 and prefix in PREFIXES and dash and kind)
+
+
 def _checked(tag: str, where: str) -> str:
-    prefix, dash, kind = tag.partition("-")
-    if tag != OUTSIDE and not (len(prefix) == 1 and prefix in PREFIXES and dash and kind):
+    if not is_tag(tag):
         raise UserError(f"{where}: {tag!r} is no tag; use O, B-NAME, I-NAME, or E-NAME and S-NAME of IOBES")
     return tag
 

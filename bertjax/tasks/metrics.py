@@ -57,7 +57,9 @@ def regression_metrics(scores_N: np.ndarray, predictions_N: np.ndarray) -> dict[
 
 
 def _correlation(x_N: np.ndarray, y_N: np.ndarray) -> float:
-    x_N, y_N = x_N.astype(np.float64) - np.mean(x_N), y_N.astype(np.float64) - np.mean(y_N)
+    if np.ptp(x_N) == 0 or np.ptp(y_N) == 0:
+        return 0.0  # and not what rounding leaves of it
+    x_N, y_N = (z_N - np.mean(z_N) for z_N in (x_N.astype(np.float64), y_N.astype(np.float64)))
     return float(_share(x_N @ y_N, np.asarray(np.linalg.norm(x_N) * np.linalg.norm(y_N))))
 
 

@@ -250,8 +250,8 @@ def told(reading: Reading, outputs: Outputs) -> np.ndarray:
 
 
 def tags_of(logits_WC: np.ndarray, labels: Sequence[str]) -> list[str]:
-    """Returns the likeliest tags, an entity that begins with I- begun with B-."""
-    likeliest = [labels[i] for i in logits_WC.argmax(axis=1)]
+    """Returns the likeliest tags, an entity that begins with I- begun with B-; a label that is none names its word."""
+    likeliest = [labels[i] if conll.is_tag(labels[i]) else f"S-{labels[i]}" for i in logits_WC.argmax(axis=1)]
     return conll.bio_tags(conll.entities(likeliest), len(likeliest))
 
 

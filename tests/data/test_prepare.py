@@ -317,6 +317,7 @@ def test_a_killed_run_goes_on_and_its_result_is_that_of_an_uninterrupted_one(
     # Half a shard, half a note, as a kill at another moment leaves them.
     (tmp_path / "out.partial" / "corpus-train.array_record-00007").write_bytes(b"half")
     (tmp_path / "out.partial" / "corpus-train.array_record-00008.finished.npz").write_bytes(b"half")
+    (tmp_path / "out.partial" / "corpus-train.array_record-00009.finished.npz").write_bytes(b"")
     before = kept.stat().st_mtime_ns
     config = make_config(tmp_path / "out", validation_share=0.01, workers=2)
     prepare(config, [source])

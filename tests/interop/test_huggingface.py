@@ -20,7 +20,7 @@ from bertjax.interop import bert
 from bertjax.interop.classes import blueprint_for, largest_class
 from bertjax.interop.huggingface import is_folder, read_blueprint, read_params, read_tokenizer
 from bertjax.model.assembly import Blueprint, classifier_heads
-from tests.interop.folders import ANSWERS, CLASSIFIER, TOKENIZER, golden_tensors, write
+from tests.interop.folders import ANSWERS, CLASSIFIER, LABELS, TOKENIZER, golden_tensors, write
 
 HEADS = ("cls.",)
 
@@ -125,6 +125,41 @@ def test_a_cased_vocabulary_needs_a_word_about_it(folder: Path) -> None:
         read_tokenizer(folder, 70)
     (folder / "tokenizer_config.json").write_text('{"do_lower_case": false}')
     assert read_tokenizer(folder, 70).cased
+
+
+def test_a_vocabulary_files_settings_are_heeded_or_refused(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "für", "fur", "東", "京", "東##"]
+    (folder / "vocab.txt").write_text("\n".join([*pieces, "##京"]) + "\n")
+
+    def ids(**settings: Any) -> list[int]:
+        (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+        return read_tokenizer(folder, 70).encode_batch(["Für 東京"])[0]
+
+    assert ids() == ids(unk_token={"content": "[UNK]"}, never_split=None) == [6, 7, 8]
+    assert ids(strip_accents=False) == [5, 7, 8]
+    assert ids(tokenize_chinese_chars=False) == [6, 7, 10]
+    for settings in ({"unk_token": "<unk>"}, {"never_split": ["x"]}, {"do_basic_tokenize": False}):
+        with pytest.raises(UserError, match=f"says {next(iter(settings))}=.* put the model's tokenizer.json there"):
+            ids(**settings)
+
+
+def test_a_pooler_left_over_in_a_roberta_classifier_is_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    encoder = {k.replace("bert.", "roberta.", 1): v for k, v in golden_tensors("cls.", "bert.pooler").items()}
+    pooler = {k.removeprefix("bert."): v for k, v in golden_tensors("cls.", "bert.emb", "bert.enc").items()}
+    head = {k.replace("pooler", "classifier"): v for k, v in pooler.items()}
+    head |= {k.replace("classifier", "classifier.out_proj"): v for k, v in CLASSIFIER.items()}
+    how: dict[str, Any] = {"model_type": "roberta", "pad_token_id": 1} | LABELS
+    plain, left = (
+        write(tmp_path / name, encoder | head | more, "RobertaForSequenceClassification", **how)
+        for name, more in (("plain", {}), ("left", {f"roberta.{k}": v + 1 for k, v in pooler.items()}))
+    )
+    same_params(plain, left)
+    assert (
+        "roberta.pooler.dense.weight is left out, which a classifier of texts does not read" in capsys.readouterr().err
+    )
 
 
 def test_cutting_and_padding_that_the_tokenizer_asks_for_are_ignored(folder: Path) -> None:

@@ -188,7 +188,7 @@ def test_where_there_is_one_segment_every_token_is_in_it() -> None:
 
 
 def test_ids_beyond_the_tables_are_not_silent() -> None:
-    for which, value in ((0, 256), (2, 16)):  # ids, positions
+    for which, value in ((0, 256), (0, -1), (2, 16)):  # ids, positions
         broken = list(tiny.rows([[12]]))
         broken[which] = broken[which].at[0, 3].set(value)
         assert jnp.all(jnp.isnan(tiny.encode(tiny.encoder(), broken)))

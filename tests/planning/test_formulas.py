@@ -72,6 +72,12 @@ def test_gradients_go_over_nodes_only_along_axes_that_reach_beyond_one() -> None
     assert found["all-gather"].size == 2 * found["reduce-scatter"].size == 16 * found["all-reduce"].size
 
 
+def test_weights_and_gradients_are_sent_for_each_microbatch() -> None:
+    once, often = (step(changed(microbatches=n), sizes=(1, 8, 1)).collectives for n in (1, 4))
+    assert [one.kind for one in often] == ["all-gather", "reduce-scatter"]
+    assert [(b.count, b.size) for b in often] == [(4 * a.count, 4 * a.size) for a in once]
+
+
 def test_half_the_precision_is_half_the_bytes() -> None:
     (full,), (half,) = step().collectives, step(changed(precision="bfloat16")).collectives
     assert full.size == 2 * half.size

@@ -14,7 +14,7 @@ from flax import nnx
 
 import bertjax
 import finetune
-from bertjax import cli
+from bertjax import cli, pretrained
 from bertjax.config import FinetuneConfig, MeshConfig, ModelConfig, OptimizerConfig, TaskDataConfig, TaskTrainConfig
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import UserError
@@ -243,6 +243,10 @@ def test_it_learns_to_answer_and_hands_in_what_the_evaluators_read(
         assert (text == "") == (doubts[name] > figures["threshold"])
     assert figures["f1"] > figures["never_answer_f1"]
     assert {"answerable_f1", "unanswerable_exact"} <= figures.keys()
+    pretrained.export_folder(tmp_path / "run", tmp_path / "hf")
+    pretrained.import_folder(tmp_path / "hf", tmp_path / "imported")
+    for folder in ("run", "hf", "imported"):
+        assert bertjax.load(tmp_path / folder).threshold == figures["threshold"]
 
 
 def test_a_text_without_tokens_has_no_answer(

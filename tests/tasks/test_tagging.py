@@ -16,7 +16,9 @@ from bertjax import cli
 from bertjax.config import FinetuneConfig, MeshConfig, ModelConfig, OptimizerConfig, TaskDataConfig, TaskTrainConfig
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import UserError
+from bertjax.inference import Model
 from bertjax.model.assembly import Assembly, Blueprint
+from bertjax.model.params import params_of
 from bertjax.sharding import make_mesh
 from bertjax.tasks.batches import evaluation_batches, make_batch
 from bertjax.tasks.conll import Sentence, entities, entity_metrics, read_sentences
@@ -257,3 +259,16 @@ def test_names_that_only_another_file_has_are_counted(
     task = make_task(dataclasses.replace(task_config.data, examples=7), tokenizer, 0)
     assert "validation: 2 entities of names that the training file lacks: LAKE, SEA" in capsys.readouterr().err
     assert len(task.parts["train"].examples) == len(task.parts["train"].features.ids) == 7
+
+
+def test_labels_that_are_no_tags_name_each_word(tokenizer: Tokenizer) -> None:
+    labels = ("NOUN", "VERB")
+    b = Blueprint(MODEL, ("classifier",), "tagging", labels)
+    mesh = make_mesh(MeshConfig(), jax.local_devices()[:1])
+    with jax.set_mesh(mesh):
+        made = Assembly(b, rngs=nnx.Rngs(0))
+        graphdef, params = nnx.graphdef(made), params_of(made)
+    model = Model(MODEL, tokenizer, graphdef, params, mesh, labels, "tagging")
+    parts = model.tag("ax b c")
+    assert [part["text"] for part in parts] == ["ax", "b", "c"]
+    assert {part["name"] for part in parts} <= set(labels)
