@@ -72,7 +72,6 @@ GPU_FLAGS = {"cublas": backend.CUBLAS.replace("false", "true"), "cublaslt": "--x
 
 def variants(c: Config) -> dict[str, Variant]:
     """Returns them by name; those that are as the config has it are left out."""
-    other = "bfloat16" if c.train.precision == "float32" else "float32"
     of_backend = CPU_FLAGS if backend.only_cpus() else GPU_FLAGS
     scanned = backend.has_tpus() if c.model.unroll_layers == "auto" else not c.model.unroll_layers
     found = {
@@ -84,11 +83,11 @@ def variants(c: Config) -> dict[str, Variant]:
         "donation": Variant(donate=False),
         "kept_memory": Variant(change=plain_allocator),
         "layers": Variant({"model": {"unroll_layers": scanned}}),
-        "precision": Variant({"train": {"precision": other}}),
         "attention_dropout": Variant({"model": {"attention_dropout": 0.0}}),
         "kernel": Variant({"model": {"attention": "xla"}}),
         "norm": Variant({"model": {"norm": "xla"}}),
         "dropout": Variant({"model": {"dropout": 0.0, "attention_dropout": 0.0}}),
+        **{f"precision_{name}": Variant({"train": {"precision": name}}) for name in ("float32", "bfloat16")},
         **{f"remat_{way}": Variant({"model": {"remat": way}}) for way in ("none", "products", "block")},
         **{f"prng_{name}": Variant({"train": {"prng": name}}) for name in ("threefry2x32", "rbg", "unsafe_rbg")},
         **{name: Variant(environment={"XLA_FLAGS": flags(flag)}) for name, flag in of_backend.items()},

@@ -3,9 +3,9 @@
     python -m benchmarks.overhead --data.path=CORPUS [--config=FILE --group.field=value ...]
 
 The loop of a run, and its bare step on a batch of the run, each in a process of its own, take turns. In a turn the loop
-is let go on for some steps; the clock stops when the last of them is computed. Evaluations and checkpoints are not
-among them; `benchmarks.resuming` has what those cost. Prints a JSON line: `overhead` is the share that the loop adds to
-the step's time, the median over the rounds.
+is let go on for some steps; the clock starts after those whose batches were made while it stood still, and stops when
+the last is computed. Evaluations and checkpoints are not among them; `benchmarks.resuming` has what those cost. Prints
+a JSON line: `overhead` is the share that the loop adds to the step's time, the median over the rounds.
 """
 
 from __future__ import annotations
@@ -34,9 +34,13 @@ STEPS = 1_000_000  # of the run, which ends long before
 
 
 class Gate:
-    """Lets as many steps of a loop through as it is told to, and waits until they are computed."""
+    """Lets as many steps of a loop through as it is told to, and waits until they are computed.
 
-    def __init__(self) -> None:
+    Each time `untimed` ones go first: their batches were made while the loop stood still.
+    """
+
+    def __init__(self, untimed: int) -> None:
+        self._untimed = untimed
         self._allowed, self._ended = threading.Semaphore(0), threading.Semaphore(0)
         self._figures: Any = None
 
@@ -52,15 +56,20 @@ class Gate:
         return held
 
     def run(self, steps: int, loop: concurrent.futures.Future[Any]) -> float:
-        """Returns the seconds that so many steps of the loop took. Raises: what the loop does."""
+        """Returns the seconds that so many steps of the loop took. Raises: UserError if the loop has ended."""
+        self._let_through(self._untimed, loop)
         started = time.perf_counter()
-        self._allowed.release(steps)
+        self._let_through(steps, loop)
+        return time.perf_counter() - started
+
+    def _let_through(self, steps: int, loop: concurrent.futures.Future[Any]) -> None:
+        if steps:
+            self._allowed.release(steps)
         for _ in range(steps):
             while not self._ended.acquire(timeout=1):
                 if loop.done():
                     raise UserError(f"the run has ended: {loop.exception() or 'it had no more steps'}")
         jax.block_until_ready(self._figures)
-        return time.perf_counter() - started
 
 
 def our_loop(c: Config) -> Trial:
@@ -72,7 +81,7 @@ def our_loop(c: Config) -> Trial:
         train=dataclasses.replace(c.train, steps=STEPS, eval_every=STEPS, budget=None),
         checkpoint=dataclasses.replace(c.checkpoint, save_every=STEPS),
     )
-    gate, make_work = Gate(), train.make_work
+    gate, make_work = Gate(c.data.prefetch + c.data.threads), train.make_work
 
     def held_work(phase: train.Phase, mesh: jax.sharding.Mesh) -> budget.Work:
         work = make_work(phase, mesh)

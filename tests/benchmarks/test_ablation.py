@@ -82,7 +82,7 @@ def test_variants_are_those_of_the_config_and_the_backend(monkeypatch: pytest.Mo
     monkeypatch.setattr(ablation.backend, "has_cuda", lambda: True)
     assert {"kernel", "norm", "cublas", "cublaslt"} <= ablation.variants(SMALL).keys()
     assert "onednn" not in ablation.variants(SMALL)
-    assert ablation.variants(modern)["precision"].fields == {"train": {"precision": "bfloat16"}}
+    assert ablation.variants(modern)["precision_bfloat16"].fields == {"train": {"precision": "bfloat16"}}
 
 
 def test_a_variant_is_timed_beside_the_default(monkeypatch: pytest.MonkeyPatch) -> None:

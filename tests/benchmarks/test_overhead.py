@@ -18,7 +18,7 @@ from bertjax.errors import UserError
 
 
 def test_the_gate_lets_so_many_steps_through_and_no_more() -> None:
-    gate, seen = overhead.Gate(), list[int]()
+    gate, seen = overhead.Gate(untimed=1), list[int]()
     loop: concurrent.futures.Future[Any] = concurrent.futures.Future()
 
     def step(state: int, seconds: float) -> tuple[int, int]:
@@ -28,14 +28,14 @@ def test_the_gate_lets_so_many_steps_through_and_no_more() -> None:
 
     def run() -> None:
         state, held = 0, gate.around(step)
-        while state < 5:
-            state, _ = held(state, 0.1)
+        while state < 6:
+            state, _ = held(state, 0.1 if state else 1.0)
         loop.set_result(None)
 
     threading.Thread(target=run, daemon=True).start()
-    assert 0.2 <= gate.run(2, loop) < 1
+    assert 0.2 <= gate.run(2, loop) < 0.9
     time.sleep(0.3)
-    assert seen == [0, 1]
+    assert seen == [0, 1, 2]
     with pytest.raises(UserError, match="the run has ended: it had no more steps"):
         gate.run(4, loop)
 
