@@ -39,7 +39,7 @@ def joined(c: MeshConfig) -> Iterator[None]:
         return
     try:
         yield
-    except Exception as error:
+    except Exception as error:  # whatever it is: raised on, it would wait for the others at the exit, and they for it
         if loss := _loss_of_peer(error):
             _leave(
                 f"error: another process of the run is gone ({loss[:200]}); start all of them again to go on", LOST_PEER

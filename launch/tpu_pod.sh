@@ -5,7 +5,8 @@
 #
 # Runs the same command on every worker; JAX finds the others. After a preemption (143), a lost worker (134, or 137 where
 # it was killed) or a lost connection (255) it waits until the pod is there again, and starts again, 99 times at most: the
-# run goes on. Of a mistake it ends. A spot pod that was taken away has to be made again, by hand or by a queued resource of the same name.
+# run goes on. Of a mistake it ends. A spot pod that was taken away has to be made again, by hand or by a queued resource
+# of the same name.
 set -u
 name=$1 zone=$2
 shift 2
