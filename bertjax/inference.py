@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Callable, Sequence, Sized
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NotRequired, TypedDict, get_args
 
@@ -29,16 +29,11 @@ from bertjax.sharding import batch_shards, make_mesh
 from bertjax.tasks import answers, choices, classification, conll, tagging, text_examples
 from bertjax.tasks.batches import Features, batches_of_tokens, make_batch, padded_lengths, side_by_side
 from bertjax.tasks.squad import Question
+from bertjax.texts import SHORTEN, Text, check_lengths, shown, texts_of
 from bertjax.training.step import Batch, to_mesh
-
-Text = str | tuple[str, str]
-"""A text, or a pair of texts."""
 
 ROW = 128
 """Positions of such a row, if its texts are not longer: a short one leaves more of them over."""
-
-
-SHORTEN = "shorten it, or pass truncate=True (--truncate)"
 
 
 class Candidate(TypedDict):
@@ -161,9 +156,9 @@ class Model:
             raise UserError("this model has no masked-LM head: load the folder of the pretraining")
         if not 1 <= top_k <= self.tokenizer.vocab_size:
             raise UserError(f"top_k={top_k} is not between 1 and the {self.tokenizer.vocab_size} of the vocabulary")
-        checked = _checked(texts)
+        checked = texts_of(texts)
         ids = [self._ids_with_masks(text, i) for i, text in enumerate(checked)]
-        _check_lengths(ids, self.config.max_positions, "shorten it")
+        check_lengths(ids, self.config.max_positions, "shorten it")
         masked = [np.flatnonzero(row == self.tokenizer.mask_id) for row in ids]
         masked_NM = np.zeros((len(ids), _power_of_two(max(map(len, masked), default=1))), np.int32)
         for row_M, positions in zip(masked_NM, masked, strict=True):
@@ -199,7 +194,7 @@ class Model:
         """
         if pooling not in get_args(Pooling):
             raise UserError(f"pooling={pooling!r} is unknown; use one of {get_args(Pooling)}")
-        features = self._features(_checked(texts), truncate=truncate)
+        features = self._features(texts_of(texts), truncate=truncate)
         lengths_N = features.lengths_N
         row_lengths = padded_lengths(max(ROW, self.config.max_positions))
         shortest = min(ROW, next((length for length in row_lengths if lengths_N.sum() <= length), ROW))
@@ -216,7 +211,7 @@ class Model:
 
         With `all_layers` there are those of the embeddings and of every layer, [L + 1, n, D].
         """
-        features = self._features(_checked([text]), truncate=truncate)
+        features = self._features(texts_of([text]), truncate=truncate)
         _, pieces, offsets = self.tokenizer.encode_with_offsets(text)
         kept = len(features.ids[0]) - 2
         hidden = forward.hidden_of_all_layers if all_layers else forward.hidden
@@ -225,7 +220,7 @@ class Model:
 
     def attentions(self, text: Text, *, truncate: bool = False) -> Attentions:
         """Returns the attention weights of all layers on a text, or on a pair of texts."""
-        features = self._features(_checked([text], pairs=True), truncate=truncate)
+        features = self._features(texts_of([text], pairs=True), truncate=truncate)
         (weights_LHST,) = self._each(forward.attentions, features)
         ids = features.ids[0]
         return Attentions([self.tokenizer.piece(int(i)) for i in ids], weights_LHST[..., : len(ids), : len(ids)])
@@ -261,12 +256,12 @@ class Model:
         """Returns the answer to each question, of pairs of a question and its context."""
         if self.task != "answers":
             raise UserError("this model answers no questions: fine-tune it for answers, and load that run's folder")
-        _checked(list(pairs), pairs=True)
+        texts_of(list(pairs), pairs=True)
         questions = [Question(str(i), *pair) for i, pair in enumerate(pairs)]
         readings, features = answers.read(questions, self.tokenizer, self._windows)
         if features.truncated and not truncate:
             asked = self.tokenizer.encode_batch([question for question, _ in pairs])
-            _check_lengths(asked, self._windows.question_len, SHORTEN, "in its question")
+            check_lengths(asked, self._windows.question_len, SHORTEN, "in its question")
         outputs = self._each(forward.of_tokens, features, answers.logits)
         return [self._answer(reading, outputs) for reading in readings]
 
@@ -285,12 +280,12 @@ class Model:
         if self.task != "choice":
             raise UserError("this model makes no choices: fine-tune it for choice, and load that run's folder")
         if isinstance(ways, str) or len(ways) < 2:
-            raise UserError(f"{_shown(ways)} leaves no choice; give a list of two or more texts")
-        _checked([(text, way) for way in ways], pairs=True)
+            raise UserError(f"{shown(ways)} leaves no choice; give a list of two or more texts")
+        texts_of([(text, way) for way in ways], pairs=True)
         limit = self.seq_len if truncate else sys.maxsize
         features = choices.features([choices.Example(text, tuple(ways), None, 0)], self.tokenizer, limit)
         alone = np.split(features.ids[0], features.targets["starts"][0][1:])
-        _check_lengths(alone, self.seq_len, SHORTEN)
+        check_lengths(alone, self.seq_len, SHORTEN)
         outputs = self._each(forward.of_tokens, features, choices.logits)
         logits_K = outputs[0]
         probabilities = [float(p) for p in np.exp(classification.log_softmax(logits_K[None])[0])]
@@ -304,7 +299,7 @@ class Model:
         """
         if self.task != "tagging":
             raise UserError("this model tags no words: fine-tune it for tagging, and load that run's folder")
-        checked = _checked(texts)
+        checked = texts_of(texts)
         words = [tagging.words_of(text) for text in checked]
         sentences = [
             conll.Sentence(tuple(text[start:end] for start, end in found), None, 0)
@@ -337,16 +332,16 @@ class Model:
 
     def _features_of_texts(self, texts: Text | Sequence[Text], *, truncate: bool) -> Features:
         """Returns what a classifier of texts reads. Raises: UserError for a pair in place of a text, or the reverse."""
-        checked = _checked(texts, pairs=True)
+        checked = texts_of(texts, pairs=True)
         for i, text in enumerate(checked):
             if self.of_pairs is False and not isinstance(text, str):
                 raise UserError(
-                    f"texts[{i}] is a pair: {_shown(text)}, but the model was fine-tuned on single texts; give a string"
+                    f"texts[{i}] is a pair: {shown(text)}, but the model was fine-tuned on single texts; give a string"
                     " (in a file a line without tabs), or a list of them"
                 )
             if self.of_pairs and isinstance(text, str):
                 raise UserError(
-                    f"texts[{i}] is a single text: {_shown(text)}, but the model was fine-tuned on pairs; give a tuple"
+                    f"texts[{i}] is a single text: {shown(text)}, but the model was fine-tuned on pairs; give a tuple"
                     " of two (in a file text, tab, text)"
                 )
         return self._features(checked, truncate=truncate, limit=self.seq_len)
@@ -359,15 +354,15 @@ class Model:
         features = text_examples.features(examples, self.tokenizer, longest if truncate else sys.maxsize, self.labels)
         for i, row in enumerate(features.ids):
             if len(row) <= 2:  # [CLS] and [SEP]
-                raise UserError(f"texts[{i}] has no tokens: {_shown(texts[i])}; leave it out")
-        _check_lengths(features.ids, longest, SHORTEN)
+                raise UserError(f"texts[{i}] has no tokens: {shown(texts[i])}; leave it out")
+        check_lengths(features.ids, longest, SHORTEN)
         return features
 
     def _ids_with_masks(self, text: str, index: int) -> np.ndarray:
         mask = self.tokenizer.mask_piece
         *before, last = text.split(mask)
         if not before:
-            raise UserError(f"texts[{index}] has no {mask}: {_shown(text)}; write {mask} where a word is to be found")
+            raise UserError(f"texts[{index}] has no {mask}: {shown(text)}; write {mask} where a word is to be found")
         # A space before the mask belongs to the word that it stands for, as BPE has it; WordPiece drops spaces anyway.
         first, *others = self.tokenizer.encode_batch([*(part.rstrip() for part in before), last])
         tail = [token for part in others for token in (self.tokenizer.mask_id, *part)]
@@ -433,39 +428,6 @@ def make_model(b: Blueprint) -> nnx.Module:
     if b.task in OF_TEXTS:
         return classification.SequenceClassifier(b.config, len(b.labels), pooling=b.pooling, rngs=nnx.Rngs(0))
     return Assembly(b, rngs=nnx.Rngs(0))
-
-
-def _checked(texts: Any, *, pairs: bool = False) -> list[Any]:
-    """Returns the texts as a list, with `pairs` also of pairs of them; one text or one pair is a list of one.
-
-    Raises: UserError, with which one, if something is not a text, or is empty.
-    """
-    if not isinstance(texts, str | Sequence):
-        raise UserError(f"{_shown(texts)} is not a text; give a string or a list of strings")
-    one_pair = pairs and isinstance(texts, tuple) and len(texts) == 2 and all(isinstance(one, str) for one in texts)
-    listed = [texts] if isinstance(texts, str) or one_pair else list(texts)
-    for i, text in enumerate(listed):
-        parts = text if pairs and isinstance(text, tuple) and len(text) == 2 else (text,)
-        for part in parts:
-            if not isinstance(part, str):
-                wanted = "a string, or a tuple of two" if pairs else "a string"
-                raise UserError(f"texts[{i}] is not a text: {_shown(part)}; give {wanted}")
-            if not part.strip():
-                raise UserError(f"texts[{i}] is empty; leave it out")
-            if not part.isascii() and any("\ud800" <= character <= "\udfff" for character in part):
-                raise UserError(f"texts[{i}] holds half of a surrogate pair: {_shown(part)}; write whole characters")
-    return listed
-
-
-def _check_lengths(ids: Sequence[Sized], longest: int, remedy: str, where: str = "with [CLS] and [SEP]") -> None:
-    for i, row in enumerate(ids):
-        if len(row) > longest:
-            raise UserError(f"texts[{i}] has {len(row)} tokens {where}, the model reads at most {longest}; {remedy}")
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def tokens_at_a_time() -> int:
